@@ -1,0 +1,1 @@
+"""The write path: gateway, queue, writer and artifacts."""

@@ -1,0 +1,1 @@
+"""The HTTP edge: what MLflow clients talk to."""

@@ -1,0 +1,1 @@
+"""Consumes the queue and persists points as columns."""

@@ -1,0 +1,1 @@
+"""The read path: metric histories for MLflow clients, its UI and notebooks."""

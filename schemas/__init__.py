@@ -1,0 +1,1 @@
+"""What travels and what is stored: wire formats, limits, topics and table migrations. No network."""

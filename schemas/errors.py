@@ -1,0 +1,62 @@
+"""Errors that cross a boundary between parts.
+
+Each says whether trying again can help (``retryable``). Only the HTTP edge turns them into status codes.
+"""
+
+from __future__ import annotations
+
+import json
+
+
+class RunstreamError(Exception):
+    """Base of every error that Runstream raises on purpose."""
+
+    retryable = False
+
+
+class QueueFullError(RunstreamError):
+    """The queue holds as many unconsumed bytes as its bound allows; the reader is slow or away."""
+
+    retryable = True
+
+
+class QueueUnavailableError(RunstreamError):
+    """The queue cannot make a record durable now (disk full, broker away, deadline passed)."""
+
+    retryable = True
+
+
+class BadRecordError(RunstreamError):
+    """A queue record cannot be decoded: wrong version, truncated, or inconsistent."""
+
+
+class ConfigError(RunstreamError):
+    """A setting is wrong or a needed part is missing; the message is one line and says what to do."""
+
+
+class MlflowError(RunstreamError):
+    """An answer in MLflow's own error shape.
+
+    ``error_code`` is one of MLflow's (``INVALID_PARAMETER_VALUE``, …); ``status`` the HTTP status that MLflow
+    maps it to. ``body()`` is byte-compatible with ``MlflowException.serialize_as_json`` of MLflow 3.17.
+    """
+
+    # mlflow.exceptions: the error class is the code, but for these.
+    _CLASSES = {"RESOURCE_DOES_NOT_EXIST": "RESOURCE_NOT_FOUND"}
+
+    def __init__(self, message: str, error_code: str = "INVALID_PARAMETER_VALUE", status: int = 400) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_code = error_code
+        self.status = status
+
+    def body(self) -> bytes:
+        """The JSON body of the answer, UTF-8."""
+        return json.dumps(
+            {
+                "error_code": self.error_code,
+                "message": self.message,
+                "sqlstate": "KAM00",
+                "error_class": self._CLASSES.get(self.error_code, self.error_code),
+            }
+        ).encode()
