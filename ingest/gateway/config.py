@@ -1,0 +1,32 @@
+"""What a gateway process needs to know; filled from settings by the composition in ``runstream``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Addresses and bounds of one gateway process.
+
+    ``tracking_url`` is the MLflow server, ``query_url`` the query service, both without a trailing slash.
+    ``internal_token`` is shared with both and never leaves the server's machines.
+    """
+
+    tracking_url: str
+    query_url: str
+    internal_token: str
+    allowed_hosts: str | None = None
+    static_prefix: str = ""
+    max_body_bytes: int = 16 << 20
+    linger_ms: float = 1.0
+    max_record_bytes: int = 1 << 20
+    max_pending_bytes: int = 128 << 20
+    append_timeout_s: float = 15.0
+    verdict_ttl_s: float = 30.0
+    verdict_stale_s: float = 900.0
+    verdict_entries: int = 100_000
+    barrier_timeout_s: float = 10.0
+    upstream_timeout_s: float = 20.0
+    retry_after_s: int = 1
+    drain_timeout_s: float = 10.0

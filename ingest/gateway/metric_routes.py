@@ -1,0 +1,142 @@
+"""The hot routes: MLflow's ``log-batch`` and ``log-metric``, and the store plugin's append."""
+
+from __future__ import annotations
+
+import hmac
+import math
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+
+from ingest.gateway import answers
+from ingest.gateway.admission import IDENTITY_HEADERS, Admission, Identity, RefusedError
+from ingest.gateway.batching import Batcher, Points
+from ingest.gateway.hosts import HostRules
+from ingest.gateway.parse import LogRequest, parse_log_batch, parse_log_metric
+from ingest.gateway.read_routes import Relay
+from ingest.gateway.telemetry import GatewayTelemetry
+from ingest.gateway.upstream import Upstream
+from ingest.gateway.verdicts import decompress_body
+from schemas.errors import MlflowError
+
+INTERNAL_TOKEN_HEADER = "X-Runstream-Token"
+_SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class _Append(msgspec.Struct):
+    """Body of the internal append: columns of equal length, non-finite values as MLflow's strings."""
+
+    run_id: str
+    keys: list[str]
+    steps: list[int]
+    timestamps: list[int]
+    values: list[float | str]
+
+
+class MetricRoutes:
+    """Handlers of the metric writes of one gateway process."""
+
+    def __init__(
+        self,
+        *,
+        batcher: Batcher,
+        admission: Admission,
+        tracking: Upstream,
+        relay: Relay,
+        hosts: HostRules,
+        telemetry: GatewayTelemetry,
+        internal_token: str,
+        max_body_bytes: int,
+        retry_after_s: int,
+    ) -> None:
+        self._batcher = batcher
+        self._admission = admission
+        self._tracking = tracking
+        self._relay = relay
+        self._hosts = hosts
+        self._telemetry = telemetry
+        self._token = internal_token.encode()
+        self._max_body_bytes = max_body_bytes
+        self._retry_after_s = retry_after_s
+        self._append_decoder = msgspec.json.Decoder(_Append)
+
+    def add_to(self, app: web.Application, prefix: str) -> None:
+        """Mount the routes; everything else about these paths (other methods, …) stays with the MLflow server."""
+        for api in ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow"):
+            app.router.add_post(f"{prefix}{api}/runs/log-batch", self.log_batch)
+            app.router.add_post(f"{prefix}{api}/runs/log-metric", self.log_metric)
+        app.router.add_post("/api/1.0/runstream/internal/append", self.append)
+
+    async def log_batch(self, request: web.Request) -> web.StreamResponse:
+        """MLflow's ``runs/log-batch``."""
+        return await self._log(request, "log-batch", parse_log_batch)
+
+    async def log_metric(self, request: web.Request) -> web.StreamResponse:
+        """MLflow's ``runs/log-metric``."""
+        return await self._log(request, "log-metric", parse_log_metric)
+
+    async def _log(
+        self, request: web.Request, route: str, parse: Callable[[bytes, str | None], LogRequest]
+    ) -> web.StreamResponse:
+        if not self._hosts.serves(request):
+            return await self._relay(request)
+        self._telemetry.request(route)
+        try:
+            body = await request.read()
+            encoding = request.headers.get("Content-Encoding")
+            if encoding:
+                body = decompress_body(body, encoding, self._max_body_bytes)
+            await self._accept(parse(body, request.headers.get("Content-Type")), request, route)
+        except Exception as error:
+            response = answers.refusal(error, self._retry_after_s)
+            self._telemetry.refused(answers.reason(error))
+            return response
+        return answers.ok()
+
+    async def _accept(self, log: LogRequest, request: web.Request, route: str) -> None:
+        identity = identity_of(request)
+        if log.forward is not None:
+            # MLflow's server owns params, tags and model metrics; its answer is the verdict as well.
+            epoch = self._admission.epoch(log.run_id)
+            answer = await self._tracking.post(
+                f"/api/2.0/mlflow/runs/{route}",
+                log.forward,
+                {"Content-Type": "application/json", **dict(identity)},
+            )
+            if answer.status != 200:
+                raise RefusedError(answer)
+            self._admission.remember(log.run_id, identity, epoch)
+        else:
+            await self._admission.check(log.run_id, identity)
+        if log.deferred_error is not None:
+            raise log.deferred_error
+        if log.keys:
+            await self._batcher.add(Points(log.run_id, log.keys, log.steps, log.timestamps, log.values))
+
+    async def append(self, request: web.Request) -> web.StreamResponse:
+        """Points from the MLflow server's store plugin, which has checked them. 200 when durable."""
+        if not hmac.compare_digest(request.headers.get(INTERNAL_TOKEN_HEADER, "").encode(), self._token):
+            return web.Response(status=403, text="wrong or missing token")
+        self._telemetry.request("append")
+        try:
+            columns = self._append_decoder.decode(await request.read())
+            values = [_SPECIAL[value] if isinstance(value, str) else value for value in columns.values]
+            if not len(columns.keys) == len(columns.steps) == len(columns.timestamps) == len(values):
+                raise MlflowError("columns have different lengths")
+            await self._batcher.add(
+                Points(columns.run_id, columns.keys, columns.steps, columns.timestamps, values)
+            )
+        except (msgspec.DecodeError, KeyError) as error:
+            return answers.refusal(MlflowError(f"malformed append: {error}"), self._retry_after_s)
+        except Exception as error:
+            response = answers.refusal(error, self._retry_after_s)
+            self._telemetry.refused(answers.reason(error))
+            return response
+        return answers.ok()
+
+
+def identity_of(request: web.Request) -> Identity:
+    """The headers that MLflow's server may base a verdict on."""
+    headers = request.headers
+    return tuple((name, headers[name]) for name in IDENTITY_HEADERS if name in headers)

@@ -1,0 +1,167 @@
+"""Reads, and everything else: what the gateway passes on, and what it waits for first.
+
+Metric histories go to the query service. Reads of a run's newest values stay with the MLflow server, after the
+writer has applied what was acknowledged before (read your writes). The rest goes to the MLflow server as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import orjson
+from aiohttp import web
+
+from ingest.gateway import answers
+from ingest.gateway.epochs import Epochs
+from ingest.gateway.hosts import HostRules
+from ingest.gateway.telemetry import GatewayTelemetry
+from ingest.gateway.upstream import Upstream, UpstreamUnavailableError
+
+Relay = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# Asks the MLflow server whether this caller may read these runs; an answer other than None refuses.
+ReadCheck = Callable[[web.Request], Awaitable[web.Response | None]]
+
+STALE_HEADER = "X-Runstream-Stale"
+_APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
+_HISTORIES = ("get-history", "get-history-bulk-interval")
+_BARRIER = "/api/1.0/runstream/internal/barrier"
+
+# Changes of one run, and changes that can touch many runs or rights.
+_RUN_CHANGES = ("runs/delete", "runs/restore")
+_WIDE_CHANGES = ("experiments/delete", "experiments/restore")
+_WIDE_MARKS = ("/users/", "/permissions", "/roles", "/scorers/permissions", "/workspaces")
+
+
+class ReadRoutes:
+    """Handlers for reads and for the rest, of one gateway process."""
+
+    def __init__(
+        self,
+        *,
+        tracking: Upstream,
+        query: Upstream,
+        epochs: Epochs,
+        hosts: HostRules,
+        telemetry: GatewayTelemetry,
+        internal_token: str,
+        barrier_timeout_s: float,
+        retry_after_s: int,
+        read_check: ReadCheck | None = None,
+    ) -> None:
+        self._tracking = tracking
+        self._query = query
+        self._epochs = epochs
+        self._hosts = hosts
+        self._telemetry = telemetry
+        self._token_header = {"X-Runstream-Token": internal_token, "Content-Type": "application/json"}
+        self._barrier_timeout_ms = int(barrier_timeout_s * 1000)
+        self._retry_after_s = retry_after_s
+        self._read_check = read_check
+
+    def add_to(self, app: web.Application, prefix: str) -> None:
+        """Mount the routes; the last one takes whatever no other route has."""
+        add = app.router.add_route
+        for api in _APIS:
+            for history in _HISTORIES:
+                add("GET", f"{prefix}{api}/metrics/{history}", self.history)
+            add("GET", f"{prefix}{api}/runs/get", self.fresh_run)
+            add("POST", f"{prefix}{api}/runs/search", self.fresh)
+            for change in _RUN_CHANGES:
+                add("POST", f"{prefix}{api}/{change}", self.run_change)
+            for change in _WIDE_CHANGES:
+                add("POST", f"{prefix}{api}/{change}", self.wide_change)
+        add("GET", f"{prefix}/ajax-api/2.0/mlflow/metrics/get-history-bulk", self.history)
+        add("POST", f"{prefix}/graphql", self.fresh)
+        for own in ("metrics", "runs", "live", "sql", "openapi.json", "page"):
+            add("*", f"/api/1.0/runstream/{own}", self.own)
+            add("*", f"/api/1.0/runstream/{own}/{{tail:.*}}", self.own)
+        add("*", "/runstream", self.own)
+        add("*", "/runstream/{tail:.*}", self.own)
+        add("*", "/{tail:.*}", self.rest)
+
+    async def history(self, request: web.Request) -> web.StreamResponse:
+        """A metric history, from the query service."""
+        if not self._hosts.serves(request):
+            return await self.relay(request)
+        return await self.own(request)
+
+    async def own(self, request: web.Request) -> web.StreamResponse:
+        """A route of the query service."""
+        self._telemetry.request("history")
+        try:
+            if self._read_check is not None:
+                refused = await self._read_check(request)
+                if refused is not None:
+                    return refused
+            return await self._query.relay(request)
+        except UpstreamUnavailableError as error:
+            self._telemetry.refused("query_away")
+            return answers.refusal(error, self._retry_after_s)
+
+    async def fresh_run(self, request: web.Request) -> web.StreamResponse:
+        """``runs/get``: wait for what was appended for this run."""
+        run_id = request.query.get("run_id") or request.query.get("run_uuid")
+        return await self._after_barrier(request, [run_id] if run_id else None)
+
+    async def fresh(self, request: web.Request) -> web.StreamResponse:
+        """A read that can show any run: wait for everything appended."""
+        return await self._after_barrier(request, None)
+
+    async def _after_barrier(self, request: web.Request, run_ids: list[str] | None) -> web.StreamResponse:
+        if await self.barrier(run_ids):
+            return await self.relay(request)
+        self._telemetry.stale_read()
+        return await self.relay(request, {STALE_HEADER: "true"})
+
+    async def barrier(self, run_ids: list[str] | None) -> bool:
+        """Wait, within the bound, until the writer has applied what was appended before now."""
+        body = orjson.dumps({"run_ids": run_ids, "timeout_ms": self._barrier_timeout_ms})
+        try:
+            answer = await self._query.post(_BARRIER, body, self._token_header)
+        except UpstreamUnavailableError:
+            return False
+        return answer.status == 200 and bool(orjson.loads(answer.body).get("fresh"))
+
+    async def run_change(self, request: web.Request) -> web.StreamResponse:
+        """A run's lifecycle changes: verdicts about it are void, before and after."""
+        body = await request.read()
+        try:
+            fields = orjson.loads(body)
+            run_id = fields.get("run_id") or fields.get("runId")
+        except (ValueError, AttributeError):
+            run_id = None
+        return await self._relay_change(request, run_id if isinstance(run_id, str) else None, body)
+
+    async def wide_change(self, request: web.Request) -> web.StreamResponse:
+        """Many runs' lifecycle, or rights, change."""
+        return await self._relay_change(request, None)
+
+    async def _relay_change(
+        self, request: web.Request, run_id: str | None, body: bytes | None = None
+    ) -> web.StreamResponse:
+        # Before the answer leaves: whoever has seen it must find the verdict gone.
+        return await self.relay(request, body=body, before_answer=lambda: self._epochs.bump(run_id))
+
+    async def rest(self, request: web.Request) -> web.StreamResponse:
+        """Everything that is MLflow's."""
+        if request.method not in ("GET", "HEAD", "OPTIONS") and any(mark in request.path for mark in _WIDE_MARKS):
+            return await self.wide_change(request)
+        return await self.relay(request)
+
+    async def relay(
+        self,
+        request: web.Request,
+        extra_headers: dict[str, str] | None = None,
+        *,
+        body: bytes | None = None,
+        before_answer: Callable[[], None] | None = None,
+    ) -> web.StreamResponse:
+        """Pass a request on to the MLflow server."""
+        self._telemetry.request("proxy")
+        try:
+            return await self._tracking.relay(
+                request, extra_headers=extra_headers, body=body, before_answer=before_answer
+            )
+        except UpstreamUnavailableError as error:
+            self._telemetry.refused("tracking_away")
+            return answers.refusal(error, self._retry_after_s)

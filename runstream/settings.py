@@ -1,0 +1,165 @@
+"""Settings of every role: environment variables ``RUNSTREAM_*``, overridden by command-line flags.
+
+Parsed and checked once, when a role starts; parts receive plain values. Addresses are URLs:
+
+- queue: ``local://PATH`` or ``kafka://host:9092,host2:9092``
+- ClickHouse: ``chdb://PATH`` or ``http(s)://user:password@host:8123/database``
+- metadata: ``sqlite:///PATH`` or ``postgresql://…`` (SQLAlchemy's)
+- artifacts: ``file:///PATH``, ``s3://bucket/prefix``, ``gs://…`` or ``az://…``
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from schemas.errors import ConfigError
+
+_MIB = 1 << 20
+_GIB = 1 << 30
+
+QUEUE_SCHEMES = ("local", "kafka")
+CLICKHOUSE_SCHEMES = ("chdb", "http", "https")
+ARTIFACT_SCHEMES = ("file", "s3", "gs", "az", "memory")
+
+
+class _Role(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="RUNSTREAM_", frozen=True, extra="ignore")
+
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    run_dir: Path | None = Field(
+        None, description="folder shared by this machine's processes for counters; private if unset"
+    )
+    internal_token: SecretStr = Field(
+        SecretStr(""), description="secret shared by the roles; the same on every machine"
+    )
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+        return value.upper()
+
+
+def _with_scheme(value: str, schemes: tuple[str, ...]) -> str:
+    scheme = urlsplit(value).scheme
+    if scheme not in schemes:
+        raise ValueError(f"must begin with one of {', '.join(s + '://' for s in schemes)}")
+    return value
+
+
+class _Queue(BaseSettings):
+    queue: str = Field("local://runstream-data/log", description="local://PATH or kafka://host:9092,…")
+    queue_max_bytes: int = Field(8 * _GIB, ge=_MIB, description="unconsumed bytes after which writes get 503")
+    kafka_partitions: int = Field(12, ge=1, description="partitions of the metrics topic")
+    kafka_replication: int = Field(3, ge=1, description="replicas of each partition")
+    kafka_min_insync: int = Field(2, ge=1, description="replicas that must have a record before it is acknowledged")
+    kafka_retention_hours: int = Field(72, ge=1, description="how long the topic keeps records")
+    kafka_security: str = Field("PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
+    kafka_sasl_mechanism: str = Field("PLAIN", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+    kafka_user: str | None = None
+    kafka_password: SecretStr | None = None
+    kafka_ca_file: Path | None = Field(None, description="certificates to check the brokers with")
+    kafka_compression: str = Field("none", description="none, lz4, zstd, gzip or snappy")
+
+    @field_validator("queue")
+    @classmethod
+    def _known_queue(cls, value: str) -> str:
+        return _with_scheme(value, QUEUE_SCHEMES)
+
+
+class _ClickHouse(BaseSettings):
+    clickhouse: SecretStr = Field(
+        SecretStr("chdb://runstream-data/clickhouse"), description="chdb://PATH or http(s)://…"
+    )
+
+    @field_validator("clickhouse")
+    @classmethod
+    def _known_clickhouse(cls, value: SecretStr) -> SecretStr:
+        _with_scheme(value.get_secret_value(), CLICKHOUSE_SCHEMES)
+        return value
+
+
+class _Metadata(BaseSettings):
+    metadata: SecretStr = Field(
+        SecretStr("sqlite:///runstream-data/mlflow.db"), description="SQLAlchemy URL of MLflow's database"
+    )
+
+
+class _Artifacts(BaseSettings):
+    artifacts: str = Field("file:runstream-data/artifacts", description="file:///PATH, s3://…, gs://…, az://…")
+
+    @field_validator("artifacts")
+    @classmethod
+    def _known_artifacts(cls, value: str) -> str:
+        return _with_scheme(value, ARTIFACT_SCHEMES)
+
+
+class _Listen(BaseSettings):
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(5000, ge=0, le=65535)
+    fd: int | None = Field(None, description="an inherited listening socket, instead of host and port")
+
+
+class GatewaySettings(_Role, _Listen, _Queue, _Artifacts):
+    """``runstream gateway``."""
+
+    tracking: str = Field("http://127.0.0.1:5001", description="URL of the MLflow server")
+    query: str = Field("http://127.0.0.1:5002", description="URL of the query service")
+    allowed_hosts: str | None = Field(None, description="MLflow's --allowed-hosts")
+    static_prefix: str = Field("", description="MLflow's --static-prefix")
+    basic_auth: bool = Field(False, description="the MLflow server runs with --app-name basic-auth")
+    max_body_bytes: int = Field(16 * _MIB, ge=_MIB, description="largest log-batch body")
+    linger_ms: float = Field(1.0, ge=0, description="how long a busy gateway collects points for one record")
+    max_record_bytes: int = Field(_MIB, ge=4096, description="a record is closed at this size")
+    max_pending_bytes: int = Field(128 * _MIB, ge=_MIB, description="accepted bytes not durable yet; then 503")
+    append_timeout_s: float = Field(15, gt=0, description="after this a write that is not durable gets 503")
+    verdict_ttl_s: float = Field(30, ge=0, description="how long 'this caller may write to this run' is remembered")
+    barrier_timeout_s: float = Field(10, ge=0, description="how long a read waits for earlier writes")
+    drain_timeout_s: float = Field(10, ge=0, description="how long a stopping gateway finishes requests")
+
+
+class StorageSettings(_Role, _Listen, _Queue, _ClickHouse, _Metadata):
+    """``runstream writer``, ``runstream query``, and both in one process."""
+
+    flush_rows: int = Field(300_000, ge=1, description="points after which a block is inserted")
+    flush_ms: float = Field(200, ge=0, description="how long points wait for a block to fill")
+    drain_timeout_s: float = Field(20, ge=0, description="how long a stopping writer applies what it holds")
+
+
+class TrackingSettings(_Role, _Metadata, _Artifacts):
+    """``runstream tracking``."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(5001, ge=0, le=65535)
+    gateway: str = Field("http://127.0.0.1:5000", description="URL of the gateway, for points logged on the server")
+    query: str = Field("http://127.0.0.1:5002", description="URL of the query service")
+    allowed_hosts: str | None = None
+    cors_allowed_origins: str | None = None
+    static_prefix: str = ""
+    basic_auth: bool = False
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def load(role: type[SettingsT], **flags: Any) -> SettingsT:
+    """A role's settings from the environment; flags that are not ``None`` win.
+
+    Raises ``ConfigError`` with one line that names every wrong setting.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return role(**given)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"RUNSTREAM_{str(fault['loc'][0]).upper()} {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_input=False, include_url=False)
+            if fault["loc"]
+        )
+        raise ConfigError(f"wrong settings: {faults}") from None
