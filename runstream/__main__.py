@@ -1,0 +1,5 @@
+"""``python -m runstream``."""
+
+from runstream.cli import main
+
+main()

@@ -1,0 +1,165 @@
+"""The ``runstream`` command."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+try:
+    import click
+except ImportError:
+    sys.exit("runstream: the command line needs the server extra: pip install 'runstream[server]'")
+
+from runstream.lifeline import PARENT_VARIABLE, die_with_parent
+from schemas.errors import ConfigError, RunstreamError
+
+_EXIT_CONFIG = 78
+_Listen = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class _Commands(click.Group):
+    """Turns expected errors into one line on standard error and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RunstreamError as error:
+            click.echo(f"runstream: {error}", err=True)
+            # The supervisor must know that starting again cannot help.
+            config = isinstance(error, ConfigError) and PARENT_VARIABLE in os.environ
+            sys.exit(_EXIT_CONFIG if config else 1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="runstream")
+def main() -> None:
+    """Runstream: an MLflow tracking server whose metric plane is a stream.
+
+    \b
+    On one machine, everything included:
+      runstream serve
+      export MLFLOW_TRACKING_URI=http://127.0.0.1:5000
+
+    \b
+    In production, each role apart, set up by RUNSTREAM_* variables:
+      runstream migrate | gateway | writer | query | tracking
+    """
+
+
+def _require(extra: str, *modules: str) -> None:
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)} is not installed; install Runstream with its {extra} extra:"
+            f" pip install 'runstream[{extra}]'"
+        )
+
+
+def _listen(default_port: int) -> _Listen:
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        options = (
+            click.option("--host", help="Address to listen on.  [default: 127.0.0.1]"),
+            click.option("--port", type=int, help=f"Port to listen on.  [default: {default_port}]"),
+            click.option("--fd", type=int, hidden=True, help="An inherited listening socket."),
+        )
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=5000, show_default=True, help="Port to listen on; 0 takes a free one.")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runstream-data"),
+    show_default=True,
+    help="Folder for the log, the points, the metadata and the artifacts.",
+)
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Gateway processes.")
+def serve(host: str, port: int, data_dir: Path, workers: int) -> None:
+    """Run the whole server on this machine, with embedded parts.
+
+    Stop it with Ctrl-C: what was accepted is written first. Start it again on the same folder at any time, also
+    after a crash.
+    """
+    _require("server", "aiohttp", "mlflow", "msgspec", "pydantic_settings")
+    _require("embedded", "chdb")
+    from runstream import embedded, logs
+    from runstream.settings import StorageSettings, load
+
+    logs.configure("supervisor", load(StorageSettings).log_level)
+    options = embedded.ServeOptions(
+        host=host, port=port, data_dir=data_dir, workers=workers, announce=lambda line: click.echo(line)
+    )
+    asyncio.run(embedded.serve(options))
+
+
+@main.command()
+@_listen(5000)
+def gateway(**flags: Any) -> None:
+    """Run a gateway: what MLflow clients talk to. Start as many as you like."""
+    die_with_parent()
+    _require("server", "aiohttp", "msgspec", "pydantic_settings")
+    from runstream import roles
+    from runstream.settings import GatewaySettings, load
+
+    roles.run_gateway(load(GatewaySettings, **flags))
+
+
+@main.command()
+@_listen(5003)
+def writer(**flags: Any) -> None:
+    """Run a writer: takes points from the queue to ClickHouse. Start up to one per partition."""
+    die_with_parent()
+    _require("server", "aiohttp", "clickhouse_connect", "pydantic_settings")
+    from runstream import roles
+    from runstream.settings import StorageSettings, load
+
+    flags.setdefault("port", None)
+    roles.run_writer(load(StorageSettings, **{**flags, "port": flags["port"] or 5003}))
+
+
+@main.command()
+@_listen(5002)
+def query(**flags: Any) -> None:
+    """Run a query service: answers metric reads from ClickHouse."""
+    die_with_parent()
+    _require("server", "aiohttp", "clickhouse_connect", "pydantic_settings")
+    from runstream import roles
+    from runstream.settings import StorageSettings, load
+
+    roles.run_query(load(StorageSettings, **{**flags, "port": flags["port"] or 5002}))
+
+
+@main.command()
+@_listen(5002)
+def storage(**flags: Any) -> None:
+    """Run writer and query service in one process, as an embedded ClickHouse (chdb://) needs."""
+    die_with_parent()
+    _require("server", "aiohttp", "clickhouse_connect", "pydantic_settings")
+    from runstream import roles
+    from runstream.settings import StorageSettings, load
+
+    roles.run_storage(load(StorageSettings, **{**flags, "port": flags["port"] or 5002}))
+
+
+@main.command()
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on.  [default: 5001]")
+def tracking(**flags: Any) -> None:
+    """Run the MLflow server, with Runstream as its store of metrics."""
+    die_with_parent()
+    _require("server", "mlflow", "pydantic_settings")
+    from runstream import tracking as role
+    from runstream.settings import TrackingSettings, load
+
+    role.run(load(TrackingSettings, **flags))
