@@ -1,0 +1,50 @@
+# Everything a newcomer needs: `make serve` runs the server, `make test` checks the whole project.
+# Each target installs what it needs first.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install system serve check test test-services bench bench-quick constraints clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "runstream needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "uv>=0.8"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(STAMP) ## make .venv with everything
+
+system: ## install the programs that some tests need (browser, PostgreSQL, wrk, Maven)
+	@scripts/system-packages
+
+serve: install ## run the server on this machine: http://127.0.0.1:5000
+	$(BIN)/runstream serve $(ARGS)
+
+check: install ## lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: install system check ## install, lint, check types, run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: install system ## compare with stock MLflow and others (up to 30 minutes)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: install system ## the same in about 3 minutes
+	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+constraints: ## lock the newest versions that the tests pass with
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --universal --upgrade \
+		--extra dev pyproject.toml --output-file constraints.txt
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
