@@ -26,7 +26,6 @@ DOORS = {
     "prometheus_client": ("ingest/gateway/telemetry", "ingest/gateway/app", "runstream/"),
     "msgspec": ("ingest/gateway/", "query/", "schemas/"),
     "mlflow": ("query/", "runstream/tracking"),
-    "lz4": ("schemas/record",),
 }
 
 
