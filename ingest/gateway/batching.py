@@ -77,6 +77,7 @@ class Batcher:
         if batch is None:
             batch = _Batch(self._clock_ms(), asyncio.get_running_loop())
             self._open[partition] = batch
+            self._pending_bytes += batch.builder.approximate_bytes
             self._schedule(partition, batch)
         before = batch.builder.approximate_bytes
         batch.builder.add(points.run_id, points.keys, points.steps, points.timestamps, points.values)
