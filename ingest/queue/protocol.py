@@ -1,8 +1,8 @@
 """The durable queue, as the gateway and the writer see it.
 
 A queue has partitions, numbered from 0. A partition is a sequence of records; each has an *offset*, and the
-offset after it is ``next_offset`` (offsets grow, not necessarily by one). A consumer commits, per partition, the
-offset up to which everything is applied; after a restart it begins there. Delivery is at least once.
+offset after it is ``next_offset`` (offsets grow, not necessarily by one). A consumer commits, per partition,
+the offset up to which everything is applied; after a restart it begins there. Delivery is at least once.
 
 Every implementation passes ``tests/contracts/test_queue.py``.
 """
@@ -26,8 +26,8 @@ class Depth:
 class Message:
     """One record on its way to the writer.
 
-    ``fault`` is set when the stored bytes are damaged (a checksum does not match); ``payload`` is then whatever
-    could be read, to go to the dead letters.
+    ``fault`` is set when the stored bytes are damaged (a checksum does not match); ``payload`` is then
+    whatever could be read, to go to the dead letters.
     """
 
     partition: int
@@ -47,9 +47,9 @@ class Producer(Protocol):
     async def append(self, partition: int, record: bytes) -> None:
         """Append one record; returns when it is durable.
 
-        Raises ``QueueFullError`` when the bound on unconsumed bytes is reached and ``QueueUnavailableError`` when
-        the record could not be made durable within the producer's deadline. After either the record may or may
-        not be stored: the caller must not acknowledge, and repeating it is harmless.
+        Raises ``QueueFullError`` when the bound on unconsumed bytes is reached and ``QueueUnavailableError``
+        when the record could not be made durable within the producer's deadline. After either the record may
+        or may not be stored: the caller must not acknowledge, and repeating it is harmless.
         """
         ...
 
@@ -70,12 +70,13 @@ class Consumer(Protocol):
 
     async def start(self, on_revoke: RevokeHandler | None = None) -> None:
         """Begin at the committed offsets. ``on_revoke`` is awaited before partitions are handed to another
-        consumer: what is in flight for them must be finished or dropped, and nothing of them committed after."""
+        consumer: what is in flight for them must be finished or dropped, and nothing of them committed
+        after."""
         ...
 
     async def poll(self, *, max_bytes: int, timeout_s: float) -> list[Message]:
-        """Up to about ``max_bytes`` of records (at least one if there is any), in order within each partition.
-        Waits up to ``timeout_s`` for the first; returns an empty list when there is none."""
+        """Up to about ``max_bytes`` of records (at least one if there is any), in order within each
+        partition. Waits up to ``timeout_s`` for the first; returns an empty list when there is none."""
         ...
 
     async def commit(self, offsets: Mapping[int, int]) -> None:
@@ -83,7 +84,8 @@ class Consumer(Protocol):
         ...
 
     async def end_offsets(self) -> dict[int, int]:
-        """The offset after the newest record of each partition, appended by anybody, at the time of the call."""
+        """The offset after the newest record of each partition, appended by anybody, at the time of the
+        call."""
         ...
 
     async def committed(self) -> dict[int, int]:
