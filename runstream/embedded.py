@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runstream.datadir import DataDir
+from runstream.exposition import forget_process
 from runstream.supervisor import Job, Supervisor
 from runstream.webserver import listening_socket, stop_on_signals
 
@@ -49,7 +50,9 @@ async def serve(options: ServeOptions) -> None:
     storage = listening_socket("127.0.0.1", 0, reuse_port=False)
     url = f"http://{_in_url(options.host)}:{port}"
     jobs = _jobs(options, data, front, storage, port)
-    supervisor = Supervisor(jobs, stop_timeout_s=_STOP_TIMEOUT_S)
+    supervisor = Supervisor(
+        jobs, stop_timeout_s=_STOP_TIMEOUT_S, on_exit=lambda pid: forget_process(pid, data.run)
+    )
     announcing = asyncio.create_task(_announce(url, options, stop))
     try:
         await supervisor.run(stop)

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runstream.lifeline import PARENT_VARIABLE
@@ -37,12 +37,20 @@ class Job:
 class Supervisor:
     """Runs jobs until ``stop`` is called or one of them can never work.
 
-    Standard output and error of the children are this process's own.
+    Standard output and error of the children are this process's own. ``on_exit`` is told the process id of
+    every child that has ended.
     """
 
-    def __init__(self, jobs: Sequence[Job], *, stop_timeout_s: float) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        *,
+        stop_timeout_s: float,
+        on_exit: Callable[[int], None] = lambda pid: None,
+    ) -> None:
         self._jobs = jobs
         self._stop_timeout_s = stop_timeout_s
+        self._on_exit = on_exit
         self._children: dict[str, asyncio.subprocess.Process] = {}
         self._stopping = False
         self.failed = asyncio.Event()
@@ -77,6 +85,7 @@ class Supervisor:
             status = await child.wait()
             if self._stopping:
                 return
+            self._on_exit(child.pid)
             if status == EXIT_CONFIG:
                 self.failed.set()
                 return
