@@ -1,0 +1,51 @@
+"""Answers for what goes wrong in the query service: the only place here that knows status codes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from query.wire import STALE_HEADER
+from query.workers import BusyError
+from schemas.database import DatabaseError
+from schemas.errors import MlflowError
+
+JSON = "application/json"
+_RETRY_AFTER = {"Retry-After": "1"}
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def json_answer(body: bytes, *, fresh: bool = True) -> web.Response:
+    """JSON as MLflow sends it; a stale answer says so in a header."""
+    headers = {"Content-Type": JSON, "X-Content-Type-Options": "nosniff"}
+    if not fresh:
+        headers[STALE_HEADER] = "true"
+    return web.Response(body=body, headers=headers)
+
+
+def failure(error: MlflowError, headers: dict[str, str] | None = None) -> web.Response:
+    """An error in MLflow's shape."""
+    return web.Response(
+        status=error.status, body=error.body(), headers={"Content-Type": JSON, **(headers or {})}
+    )
+
+
+@web.middleware
+async def errors_to_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn the errors that reads raise into answers. 503 with ``Retry-After`` for what passes by itself."""
+    try:
+        return await handler(request)
+    except MlflowError as error:
+        return failure(error)
+    except BusyError as error:
+        return failure(MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", 503), _RETRY_AFTER)
+    except DatabaseError as error:
+        _log.warning("a read failed", extra={"path": request.path, "code": error.code, "error": str(error)})
+        if error.retryable:
+            answer = MlflowError("ClickHouse is away; try again", "TEMPORARILY_UNAVAILABLE", 503)
+            return failure(answer, _RETRY_AFTER)
+        return failure(MlflowError("ClickHouse could not answer", "INTERNAL_ERROR", 500))

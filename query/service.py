@@ -1,0 +1,66 @@
+"""The query service: an aiohttp application over a ClickHouse engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from query.answers import errors_to_answers
+from query.consistency import Barrier
+from query.history import HistoryReader
+from query.internal import InternalRoutes
+from query.mlflow_rest import MlflowRoutes
+from query.workers import Workers
+from schemas.database import Database
+
+_MAX_BODY_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class QueryConfig:
+    """How a query service is set up.
+
+    ``internal_token`` guards the routes of Runstream's own processes. ``barrier_timeout_s`` bounds how long
+    a read waits for earlier writes, ``read_timeout_s`` how long it waits for a thread and the database.
+    ``threads`` reads run at once, ``max_waiting`` more may wait; beyond that the answer is 503.
+    ``snapshot_bytes`` is for long series that are being paged through.
+    """
+
+    internal_token: str
+    static_prefix: str = ""
+    barrier_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+    threads: int = 4
+    max_waiting: int = 256
+    snapshot_bytes: int = 128 << 20
+
+
+def create_app(database: Database, barrier: Barrier, config: QueryConfig) -> web.Application:
+    """The application; it owns its threads, not the database or the barrier."""
+    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[errors_to_answers])
+
+    async def life(app: web.Application) -> AsyncIterator[None]:
+        yield
+        await workers.close()
+
+    reader = HistoryReader(database, snapshot_bytes=config.snapshot_bytes, max_query_s=config.read_timeout_s)
+    workers = Workers(threads=config.threads, max_waiting=config.max_waiting, timeout_s=config.read_timeout_s)
+    app.cleanup_ctx.append(life)
+    app.router.add_get("/health", _health)
+    MlflowRoutes(reader, workers, barrier, barrier_timeout_s=config.barrier_timeout_s).add_to(
+        app, config.static_prefix
+    )
+    InternalRoutes(
+        reader,
+        workers,
+        barrier,
+        token=config.internal_token,
+        barrier_timeout_s=config.barrier_timeout_s,
+    ).add_to(app)
+    return app
+
+
+async def _health(_: web.Request) -> web.Response:
+    return web.Response(text="OK")

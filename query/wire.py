@@ -1,0 +1,10 @@
+"""Names that the query service shares with its callers inside Runstream."""
+
+from __future__ import annotations
+
+INTERNAL = "/api/1.0/runstream/internal"
+TOKEN_HEADER = "X-Runstream-Token"
+STALE_HEADER = "X-Runstream-Stale"
+ARROW = "application/vnd.apache.arrow.stream"
+# In the metadata of an Arrow schema: the token of the page after this one.
+NEXT_PAGE = b"next_page_token"
