@@ -6,7 +6,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest, multiprocess
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    disable_created_metrics,
+    generate_latest,
+    multiprocess,
+)
 
 # prometheus_client's own variable: processes that share this folder are exposed as one.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -14,6 +20,7 @@ FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 def exposer() -> Callable[[], bytes]:
     """A function that renders the metrics; it reads files in a multi-process set, so call it off the loop."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     if FOLDER_VARIABLE not in os.environ:
         return lambda: generate_latest(REGISTRY)
 

@@ -27,9 +27,11 @@ CLICKHOUSE_SCHEMES = ("chdb", "http", "https")
 ARTIFACT_SCHEMES = ("file", "s3", "gs", "az", "memory")
 
 
-class _Role(BaseSettings):
+class _Environment(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="RUNSTREAM_", frozen=True, extra="ignore")
 
+
+class _Role(_Environment):
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
     run_dir: Path | None = Field(
         None, description="folder shared by this machine's processes for counters; private if unset"
@@ -53,7 +55,7 @@ def _with_scheme(value: str, schemes: tuple[str, ...]) -> str:
     return value
 
 
-class _Queue(BaseSettings):
+class QueueSettings(_Environment):
     queue: str = Field("local://runstream-data/log", description="local://PATH or kafka://host:9092,…")
     queue_max_bytes: int = Field(8 * _GIB, ge=_MIB, description="unconsumed bytes after which writes get 503")
     kafka_partitions: int = Field(12, ge=1, description="partitions of the metrics topic")
@@ -73,7 +75,7 @@ class _Queue(BaseSettings):
         return _with_scheme(value, QUEUE_SCHEMES)
 
 
-class _ClickHouse(BaseSettings):
+class _ClickHouse(_Environment):
     clickhouse: SecretStr = Field(
         SecretStr("chdb://runstream-data/clickhouse"), description="chdb://PATH or http(s)://…"
     )
@@ -85,13 +87,13 @@ class _ClickHouse(BaseSettings):
         return value
 
 
-class _Metadata(BaseSettings):
+class _Metadata(_Environment):
     metadata: SecretStr = Field(
         SecretStr("sqlite:///runstream-data/mlflow.db"), description="SQLAlchemy URL of MLflow's database"
     )
 
 
-class _Artifacts(BaseSettings):
+class _Artifacts(_Environment):
     artifacts: str = Field("file:runstream-data/artifacts", description="file:///PATH, s3://…, gs://…, az://…")
 
     @field_validator("artifacts")
@@ -100,13 +102,13 @@ class _Artifacts(BaseSettings):
         return _with_scheme(value, ARTIFACT_SCHEMES)
 
 
-class _Listen(BaseSettings):
+class _Listen(_Environment):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(5000, ge=0, le=65535)
     fd: int | None = Field(None, description="an inherited listening socket, instead of host and port")
 
 
-class GatewaySettings(_Role, _Listen, _Queue, _Artifacts):
+class GatewaySettings(_Role, _Listen, QueueSettings, _Artifacts):
     """``runstream gateway``."""
 
     tracking: str = Field("http://127.0.0.1:5001", description="URL of the MLflow server")
@@ -124,7 +126,7 @@ class GatewaySettings(_Role, _Listen, _Queue, _Artifacts):
     drain_timeout_s: float = Field(10, ge=0, description="how long a stopping gateway finishes requests")
 
 
-class StorageSettings(_Role, _Listen, _Queue, _ClickHouse, _Metadata):
+class StorageSettings(_Role, _Listen, QueueSettings, _ClickHouse, _Metadata):
     """``runstream writer``, ``runstream query``, and both in one process."""
 
     flush_rows: int = Field(300_000, ge=1, description="points after which a block is inserted")
