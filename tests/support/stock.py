@@ -25,9 +25,9 @@ _FOREIGN_PREFIXES = ("RUNSTREAM_", "MLFLOW_", "_MLFLOW_", "PYTEST_")
 class StockServer:
     """One ``mlflow server`` process group; ``start`` blocks until it answers, ``stop`` ends all of it.
 
-    ``url`` is its base address. Data and the log (``log_path``) live in ``folder``. The backend store is SQLite there,
-    unless ``backend_store_uri`` names another database (``postgresql://…``). Stock means: without Runstream's store
-    plugin, whose entry points stay MLflow's own stores as long as ``RUNSTREAM_TRACKING_PLUGIN`` is not set.
+    ``url`` is its base address. Data and the log (``log_path``) live in ``folder``; the backend store is
+    SQLite there, unless ``backend_store_uri`` names another database (``postgresql:``). Stock means: without
+    the store plugin of Runstream, which is off unless ``RUNSTREAM_TRACKING_PLUGIN`` is set.
     """
 
     def __init__(self, folder: Path, *, backend_store_uri: str | None = None, workers: int = 1) -> None:
@@ -39,7 +39,7 @@ class StockServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start and wait for ``/health``; raises ``RuntimeError`` with the end of the log if it does not come up."""
+        """Start and wait for ``/health``; raises ``RuntimeError`` with its log if that never comes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + START_TIMEOUT_S
         for attempt in range(3):  # a port can be taken between our look and the server's bind
