@@ -5,10 +5,13 @@ The only package that imports clickhouse_connect and chdb.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from runstream.clickhouse.sql import identifiers
 from runstream.clickhouse.url import ClickHouseUrl, parse_url
 from schemas.database import Database
 
-__all__ = ["ClickHouseUrl", "connect", "parse_url"]
+__all__ = ["ClickHouseUrl", "connect", "create_database", "parse_url"]
 
 
 def connect(url: str) -> Database:
@@ -27,3 +30,20 @@ def connect(url: str) -> Database:
     from runstream.clickhouse.server import ServerDatabase
 
     return ServerDatabase(parsed)
+
+
+def create_database(url: str, on_cluster: str = "") -> None:
+    """Create the URL's database on a server if it is missing; chDB's is made by ``connect``.
+
+    ``on_cluster`` is an ``ON CLUSTER`` clause or empty. Raises ``DatabaseError``.
+    """
+    parsed = parse_url(url)
+    if parsed.path is not None:
+        return
+    from runstream.clickhouse.server import ServerDatabase
+
+    database = ServerDatabase(replace(parsed, database="default"))
+    try:
+        database.execute(f"CREATE DATABASE IF NOT EXISTS {identifiers([parsed.database])} {on_cluster}")
+    finally:
+        database.close()
