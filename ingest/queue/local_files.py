@@ -136,6 +136,7 @@ class CommitFile:
         self._path = directory / COMMITTED
         self._sequence = 0
         self._fd: int | None = None
+        self._reserved = False
 
     def read(self) -> int | None:
         """The committed offset; ``None`` if there is none, or none that is whole."""
@@ -155,13 +156,21 @@ class CommitFile:
                 best, self._sequence = offset, sequence
         return best
 
-    def write(self, offset: int) -> None:
-        """Store the offset durably. Blocks; raises ``OSError``. ``read`` must have been called before."""
+    def reserve(self) -> None:
+        """Create the file with its space on the disk, without touching what it holds. Raises ``OSError``."""
         if self._fd is None:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-            # Both slots get their disk block now, while there may be space.
-            write_durably(self._fd, [bytes(2 * self._SLOT_BYTES)], 0)
+        if not self._reserved:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._fd, 0, 2 * self._SLOT_BYTES)
+            os.fsync(self._fd)
             sync_dir(self._path.parent)
+            self._reserved = True
+
+    def write(self, offset: int) -> None:
+        """Store the offset durably. Blocks; raises ``OSError``. ``read`` must have been called before."""
+        self.reserve()
+        assert self._fd is not None
         sequence = self._sequence + 1
         slot = struct.pack("<QQ", sequence, offset)
         write_durably(self._fd, [slot + struct.pack("<I", crc32(slot))], sequence % 2 * self._SLOT_BYTES)

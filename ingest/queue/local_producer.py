@@ -234,6 +234,7 @@ class LocalLogProducer:
                 continue
             try:
                 self._commit_file = CommitFile(directory)
+                self._commit_file.reserve()
                 self._committed = self._commit_file.read() or 0
                 self._writer = SegmentWriter(
                     directory, segment_bytes=self._segment_bytes, at_least=self._committed

@@ -199,38 +199,31 @@ class SegmentWriter:
         self._fd: int | None = None
         self._base = 0
         self.end, begin, damaged = self._recover()
-        self._next_base = max(begin, at_least)
+        self._next = max(begin, at_least)
         if damaged:  # close the old segment, so that readers report the damage and pass it
-            self._begin_segment(self._next_base)
-            self.end = self._next_base
+            self._begin_segment()
 
     def append(self, payloads: Sequence[bytes]) -> None:
         """Write the records and return when they are durable.
 
-        Raises ``OSError`` when they are not. Then the file is cut back to its last durable record, and the
-        next append begins a new segment: after a failed sync the kernel may have dropped the dirty pages, so
-        the old file is never written again, and no offset that a reader may have seen is used again.
+        Raises ``OSError`` when they are not. Then the file is cut back to its last durable record, and a new
+        segment begins behind it: after a failed sync the kernel may have dropped the dirty pages, so the old
+        file is never written again, and no offset that a reader may have seen is used again.
         """
-        at = self.end
-        if self._fd is None:
-            at = self._next_base
+        begin = at = self._next
         buffers: list[bytes] = []
-        begin = at
         for payload in payloads:
             buffers += (encode_header(at, payload), payload)
             at += HEADER_BYTES + len(payload)
         try:
-            if self._fd is None:
-                self._begin_segment(begin)
-            assert self._fd is not None
-            write_durably(self._fd, buffers, begin - self._base)
+            fd = self._begin_segment() if self._fd is None else self._fd
+            write_durably(fd, buffers, begin - self._base)
         except OSError:
-            self._next_base = at
-            self._abandon()
+            self._next = at
+            self._abandon_segment()
             raise
-        self.end = at
+        self._next = self.end = at
         if at - self._base >= self._segment_bytes:
-            self._next_base = at
             self._close_segment()
 
     def close(self) -> None:
@@ -260,31 +253,41 @@ class SegmentWriter:
         finally:
             reader.close()
 
-    def _begin_segment(self, base: int) -> None:
-        # The file exists if an earlier run ended between creating it and its first record: then it is empty.
-        self._fd = os.open(self._directory / segment_name(base), os.O_RDWR | os.O_CREAT, 0o644)
-        self._base = base
-        if os.fstat(self._fd).st_size:
-            raise OSError(errno.EEXIST, "the new segment holds data already")
-        sync_dir(self._directory)
+    def _begin_segment(self) -> int:
+        # The file exists if an earlier try got no further than creating it: then it is empty.
+        fd = os.open(self._directory / segment_name(self._next), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if os.fstat(fd).st_size:
+                raise OSError(errno.EEXIST, "the new segment holds data already")
+            sync_dir(self._directory)
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd, self._base = fd, self._next
+        return fd
 
     def _close_segment(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
-    def _abandon(self) -> None:
+    def _abandon_segment(self) -> None:
+        """Give back the space that a failed write took, and close the segment by beginning the next at once.
+
+        An empty file needs no space, and it makes the old segment removable when it is consumed: a log that
+        has filled the disk frees it that way. It also tells a restarted producer which offsets are used up.
+        All of this is best effort: what cannot be cut off is damage, which readers report and pass.
+        """
         if self._fd is None:
             return
+        old, keep = self._base, max(self._base, self.end)
         self._close_segment()
-        # Best effort: what cannot be cut off now is damage in a closed segment, which readers report and
-        # pass.
         with contextlib.suppress(OSError):
-            if self.end <= self._base:
-                (self._directory / segment_name(self._base)).unlink()
-                sync_dir(self._directory)
-            else:
-                self._cut(self._base, self.end)
+            self._cut(old, keep)
+        with contextlib.suppress(OSError):
+            self._begin_segment()
+            if keep == old:
+                (self._directory / segment_name(old)).unlink()
 
     def _cut(self, base: int, offset: int) -> None:
         fd = os.open(self._directory / segment_name(base), os.O_RDWR)

@@ -1,4 +1,4 @@
-"""The queues that the contract suite runs on: each is opened, filled, read and looked into in the same way."""
+"""The queues that the contract suite runs on: all are opened, filled, read and looked into alike."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -40,7 +41,7 @@ async def test_records_arrive_whole_and_in_order(queue: Backend) -> None:
     assert [m.payload for m in messages] == records
     assert {m.partition for m in messages} == {partition}
     assert all(m.fault is None for m in messages)
-    for before, after in zip(messages, messages[1:], strict=False):
+    for before, after in itertools.pairwise(messages):
         assert before.offset < before.next_offset <= after.offset
 
 
