@@ -18,9 +18,13 @@ def runstream_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runst
 
 
 @pytest.fixture(scope="session")
-def runstream_url(runstream_server: RunstreamServer) -> str:
-    """Its address."""
-    return runstream_server.url
+def runstream_url(request: pytest.FixtureRequest) -> str:
+    """The address of the server under test: RUNSTREAM_TEST_URL's if that is set, else of one started here."""
+    given = os.environ.get("RUNSTREAM_TEST_URL")
+    if given:
+        return given.rstrip("/")
+    server: RunstreamServer = request.getfixturevalue("runstream_server")
+    return server.url
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,61 @@
+"""The stock MLflow client, pointed at the server under test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from support.mlflow_client import Rest
+
+# Read by MLflow when it is imported or first used.
+os.environ.update(
+    MLFLOW_DISABLE_TELEMETRY="true",
+    DO_NOT_TRACK="true",
+    MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
+    MLFLOW_HTTP_REQUEST_TIMEOUT="60",
+    MLFLOW_REQUIREMENTS_INFERENCE_RAISE_ERRORS="false",
+    GIT_PYTHON_REFRESH="quiet",
+)
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(runstream_url: str) -> Iterator[str]:
+    """The server's address, set in MLflow as well."""
+    import mlflow
+
+    mlflow.set_tracking_uri(runstream_url)
+    mlflow.set_registry_uri(runstream_url)
+    yield runstream_url
+    mlflow.flush_async_logging()
+
+
+@pytest.fixture(scope="session")
+def client(tracking_uri: str):  # type: ignore[no-untyped-def]  # MLflow's types are not looked at
+    """MLflow's own client."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+@pytest.fixture(scope="session")
+def rest(tracking_uri: str) -> Iterator[Rest]:
+    """The bare REST API."""
+    with Rest(tracking_uri) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def experiment_id(client, request: pytest.FixtureRequest) -> str:  # type: ignore[no-untyped-def]
+    """One experiment for all tests of a module."""
+    name = f"{request.module.__name__.rpartition('.')[2]}-{uuid.uuid4().hex[:8]}"
+    created: str = client.create_experiment(name)
+    return created
+
+
+@pytest.fixture
+def run_id(client, experiment_id: str) -> str:  # type: ignore[no-untyped-def]
+    """A new run."""
+    created: str = client.create_run(experiment_id).info.run_id
+    return created
