@@ -1,0 +1,177 @@
+"""What is measured: the rows of the table, grouped into sessions on a fresh server each, and the profiles.
+
+A session runs on every contender in turn before the next one begins, so that slow changes of the machine's
+speed reach all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from benchmarks.workloads import Shape
+
+RUNS = 200
+KEYS = 50
+SEED = 20_260_801
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. ``kind`` is how it runs: load, half, overload, reads, reads-at-load, retry."""
+
+    name: str
+    title: str
+    kind: str
+    shape: Shape
+    connections: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Session:
+    """Rows that run one after another on one fresh server. ``size`` asks for bytes per point at its end."""
+
+    name: str
+    rows: tuple[Row, ...]
+    contenders: tuple[str, ...]
+    size: bool = False
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A whole benchmark."""
+
+    name: str
+    sessions: tuple[Session, ...]
+    read_runs: int
+    sample_requests: int
+    limit_seconds: float
+
+
+def _requests(seconds: float, points_per_s: float, points: int) -> int:
+    """Enough bodies for a server that takes ``points_per_s``; a faster one ends its load early."""
+    return max(int(seconds * points_per_s / points), 50)
+
+
+def _batch(points: int, connections: int, seconds: float, cap: float, base: int, runs: int = RUNS) -> Row:
+    shape = Shape(runs, KEYS, points, _requests(seconds, cap, points), step_base=base)
+    return Row(
+        f"batch-{points}",
+        f"log-batch of {points:,}, {connections} connections",
+        "load",
+        shape,
+        connections,
+        seconds,
+    )
+
+
+def _single(connections: int, seconds: float, base: int, runs: int = RUNS) -> Row:
+    shape = Shape(runs, 10, 1, _requests(seconds, 45_000, 1), step_base=base, single=True)
+    return Row("log-metric", f"log-metric, {connections} connections", "load", shape, connections, seconds)
+
+
+def _like(row: Row, name: str, title: str, kind: str, seconds: float, base: int, cap: float) -> Row:
+    shape = replace(row.shape, requests=_requests(seconds, cap, row.shape.points), step_base=base)
+    return replace(row, name=name, title=title, kind=kind, seconds=seconds, shape=shape)
+
+
+def _reads(seconds: float) -> Row:
+    return Row("reads", "reads, server at rest", "reads", Shape(1, 1, 1, 1), 1, seconds)
+
+
+def _core(seconds: float, headline: float, contenders: tuple[str, ...]) -> Session:
+    rows = (
+        _batch(1000, 32, headline, 1_000_000, 0),
+        _batch(100, 64, seconds, 600_000, 10_000_000),
+        _single(64, seconds, 20_000_000),
+        _reads(seconds),
+    )
+    return Session("core", rows, contenders, size=True)
+
+
+def _pressure(seconds: float, contenders: tuple[str, ...]) -> Session:
+    base = _batch(1000, 32, seconds, 1_000_000, 0)
+    rows = (
+        replace(base, name="base", title="log-batch of 1,000, the rate for the rows below"),
+        _like(base, "half", "the same at half of that rate", "half", seconds, 10_000_000, 500_000),
+        replace(
+            _like(base, "overload", "twice that rate offered", "overload", seconds, 20_000_000, 2_000_000),
+            connections=128,
+        ),
+        _like(
+            base,
+            "reads-at-load",
+            "reads, server at full load",
+            "reads-at-load",
+            seconds,
+            40_000_000,
+            1_000_000,
+        ),
+    )
+    return Session("pressure", rows, contenders)
+
+
+def _special(seconds: float, many: int, contenders: tuple[str, ...]) -> Session:
+    rows = (
+        Row(
+            "one-run",
+            "1,000 writers on one run, batches of 10",
+            "load",
+            Shape(1, 10, 10, _requests(seconds, 250_000, 10)),
+            1000,
+            seconds,
+        ),
+        Row(
+            "retry",
+            f"a retried batch, run of 10,000 and up to {many:,} points",
+            "retry",
+            Shape(1, 10, 1000, many // 1000 + 20, step_base=100_000_000),
+            8,
+            4 * seconds,
+        ),
+        Row(
+            "series",
+            "1,000,000 new series in one run",
+            "load",
+            Shape(1, 1, 1000, 1000, step_base=0, series=1_000_000),
+            32,
+            4 * seconds,
+        ),
+        Row(
+            "long-keys",
+            "keys of 250 characters, batches of 1,000",
+            "load",
+            Shape(RUNS, KEYS, 1000, _requests(seconds, 500_000, 1000), key_length=250),
+            32,
+            seconds,
+        ),
+    )
+    return Session("special", rows, contenders)
+
+
+def _smoke(contenders: tuple[str, ...]) -> Session:
+    base = _batch(1000, 8, 1, 60_000, 0, runs=8)
+    rows = (
+        base,
+        _batch(100, 16, 1, 60_000, 10_000_000, runs=8),
+        _single(16, 1, 20_000_000, runs=8),
+        _like(base, "overload", "twice that rate offered", "overload", 1, 30_000_000, 100_000),
+        Row("retry", "a retried batch", "retry", Shape(1, 10, 1000, 32, step_base=100_000_000), 8, 2),
+        _reads(1),
+    )
+    return Session("smoke", rows, contenders, size=True)
+
+
+def profile(name: str, contenders: tuple[str, ...]) -> Profile:
+    """``full`` (at most 30 minutes), ``quick`` (at most 3) or ``smoke`` (seconds)."""
+    if name == "smoke":
+        return Profile(name, (_smoke(contenders),), read_runs=2, sample_requests=8, limit_seconds=1)
+    if name == "quick":
+        return Profile(name, (_core(4, 4, contenders),), read_runs=10, sample_requests=20, limit_seconds=3)
+    sessions = (
+        _core(8, 30, contenders),
+        _pressure(8, contenders),
+        _special(6, 10_000_000, contenders),
+        _core(8, 30, contenders),
+    )
+    return Profile(name, sessions, read_runs=20, sample_requests=40, limit_seconds=10)
