@@ -35,7 +35,9 @@ class _Commands(click.Group):
             sys.exit(_EXIT_CONFIG if config else 1)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="runstream")
 def main() -> None:
     """Runstream: an MLflow tracking server whose metric plane is a stream.
@@ -84,7 +86,9 @@ def _listen(default_port: int) -> _Listen:
     show_default=True,
     help="Folder for the log, the points, the metadata and the artifacts.",
 )
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Gateway processes.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Gateway processes."
+)
 def serve(host: str, port: int, data_dir: Path, workers: int) -> None:
     """Run the whole server on this machine, with embedded parts.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import uvloop
 
-from ingest.gateway.app import GatewayParts, create_app
+from ingest.gateway.app import GatewayParts, create_gateway
 from ingest.gateway.config import GatewayConfig
 from ingest.gateway.telemetry import GatewayTelemetry
 from runstream import logs
@@ -55,7 +55,8 @@ async def _gateway(settings: GatewaySettings) -> None:
         expose=exposer(),
         epochs_path=settings.run_dir / "epochs" if settings.run_dir else None,
     )
-    await serve(create_app(parts), listener, stop, drain_s=settings.drain_timeout_s)
+    made = create_gateway(parts)
+    await serve(made.app, listener, stop, drain_s=settings.drain_timeout_s, front=made.front)
 
 
 def _run(role: Coroutine[Any, Any, None]) -> None:

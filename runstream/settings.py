@@ -60,7 +60,9 @@ class QueueSettings(_Environment):
     queue_max_bytes: int = Field(8 * _GIB, ge=_MIB, description="unconsumed bytes after which writes get 503")
     kafka_partitions: int = Field(12, ge=1, description="partitions of the metrics topic")
     kafka_replication: int = Field(3, ge=1, description="replicas of each partition")
-    kafka_min_insync: int = Field(2, ge=1, description="replicas that must have a record before it is acknowledged")
+    kafka_min_insync: int = Field(
+        2, ge=1, description="replicas that must have a record before it is acknowledged"
+    )
     kafka_retention_hours: int = Field(72, ge=1, description="how long the topic keeps records")
     kafka_security: str = Field("PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
     kafka_sasl_mechanism: str = Field("PLAIN", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
@@ -94,7 +96,9 @@ class _Metadata(_Environment):
 
 
 class _Artifacts(_Environment):
-    artifacts: str = Field("file:runstream-data/artifacts", description="file:///PATH, s3://…, gs://…, az://…")
+    artifacts: str = Field(
+        "file:runstream-data/artifacts", description="file:///PATH, s3://…, gs://…, az://…"
+    )
 
     @field_validator("artifacts")
     @classmethod
@@ -119,9 +123,13 @@ class GatewaySettings(_Role, _Listen, QueueSettings, _Artifacts):
     max_body_bytes: int = Field(16 * _MIB, ge=_MIB, description="largest log-batch body")
     linger_ms: float = Field(1.0, ge=0, description="how long a busy gateway collects points for one record")
     max_record_bytes: int = Field(_MIB, ge=4096, description="a record is closed at this size")
-    max_pending_bytes: int = Field(128 * _MIB, ge=_MIB, description="accepted bytes not durable yet; then 503")
+    max_pending_bytes: int = Field(
+        128 * _MIB, ge=_MIB, description="accepted bytes not durable yet; then 503"
+    )
     append_timeout_s: float = Field(15, gt=0, description="after this a write that is not durable gets 503")
-    verdict_ttl_s: float = Field(30, ge=0, description="how long 'this caller may write to this run' is remembered")
+    verdict_ttl_s: float = Field(
+        30, ge=0, description="how long 'this caller may write to this run' is remembered"
+    )
     barrier_timeout_s: float = Field(10, ge=0, description="how long a read waits for earlier writes")
     drain_timeout_s: float = Field(10, ge=0, description="how long a stopping gateway finishes requests")
 
@@ -139,7 +147,9 @@ class TrackingSettings(_Role, _Metadata, _Artifacts):
 
     host: str = "127.0.0.1"
     port: int = Field(5001, ge=0, le=65535)
-    gateway: str = Field("http://127.0.0.1:5000", description="URL of the gateway, for points logged on the server")
+    gateway: str = Field(
+        "http://127.0.0.1:5000", description="URL of the gateway, for points logged on the server"
+    )
     query: str = Field("http://127.0.0.1:5002", description="URL of the query service")
     allowed_hosts: str | None = None
     cors_allowed_origins: str | None = None

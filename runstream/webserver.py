@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import signal
 import socket
+from collections.abc import Callable
+from typing import Protocol
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from schemas.errors import ConfigError
 
 _BACKLOG = 1024
 # Longer than clients and load balancers usually keep idle connections, so that they close them, not we.
 _KEEPALIVE_S = 75.0
+_NEVER_S = 1e9
+_log = logging.getLogger(__name__)
 
 
 def listening_socket(host: str, port: int, *, reuse_port: bool) -> socket.socket:
@@ -61,22 +67,54 @@ def stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def serve(app: web.Application, listener: socket.socket, stop: asyncio.Event, *, drain_s: float) -> None:
+class Front(Protocol):
+    """A protocol factory that stands before an aiohttp server on every connection."""
+
+    def __call__(self) -> asyncio.Protocol:
+        """The protocol for a new connection."""
+        ...
+
+    async def drain(self) -> None:
+        """Finish what is under way and take nothing new."""
+        ...
+
+
+async def serve(
+    app: web.Application,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    *,
+    drain_s: float,
+    front: Callable[[Callable[[], RequestHandler]], Front] | None = None,
+) -> None:
     """Serve until ``stop`` is set; then accept nothing new, finish what is under way, and clean up.
 
-    Requests still unfinished after ``drain_s`` are cancelled.
+    ``front`` receives the maker of aiohttp's protocols and sees to idle connections itself. Requests still
+    unfinished after ``drain_s`` are cancelled.
     """
     runner = web.AppRunner(
         app,
         access_log=None,
         auto_decompress=False,
-        keepalive_timeout=_KEEPALIVE_S,
+        keepalive_timeout=_KEEPALIVE_S if front is None else _NEVER_S,
         shutdown_timeout=drain_s,
     )
     await runner.setup()
+    server: asyncio.Server | None = None
     try:
-        site = web.SockSite(runner, listener, backlog=_BACKLOG)
-        await site.start()
+        handlers = runner.server
+        assert handlers is not None
+        factory = handlers if front is None else front(handlers)
+        server = await asyncio.get_running_loop().create_server(factory, sock=listener, backlog=_BACKLOG)
         await stop.wait()
+        server.close()
+        if not isinstance(factory, web.Server):
+            try:
+                async with asyncio.timeout(drain_s):
+                    await factory.drain()
+            except TimeoutError:
+                _log.warning("gave up waiting for requests under way")
     finally:
+        if server is not None:
+            server.close()
         await runner.cleanup()

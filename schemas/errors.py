@@ -6,6 +6,7 @@ Each says whether trying again can help (``retryable``). Only the HTTP edge turn
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 
 class RunstreamError(Exception):
@@ -42,7 +43,7 @@ class MlflowError(RunstreamError):
     """
 
     # mlflow.exceptions: the error class is the code, but for these.
-    _CLASSES = {"RESOURCE_DOES_NOT_EXIST": "RESOURCE_NOT_FOUND"}
+    _CLASSES: ClassVar[dict[str, str]] = {"RESOURCE_DOES_NOT_EXIST": "RESOURCE_NOT_FOUND"}
 
     def __init__(self, message: str, error_code: str = "INVALID_PARAMETER_VALUE", status: int = 400) -> None:
         super().__init__(message)

@@ -26,6 +26,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import lz4.block
 import numpy as np
@@ -42,6 +43,12 @@ CODEC_LZ4 = 1
 MAX_BODY_BYTES = 1 << 30
 
 _POINT_BYTES = 8 + 8 + 8 + 4
+
+_INT64: np.dtype[np.int64] = np.dtype("<i8")
+_FLOAT64: np.dtype[np.float64] = np.dtype("<f8")
+_UINT32: np.dtype[np.uint32] = np.dtype("<u4")
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,14 +198,14 @@ def decode(record: bytes | memoryview) -> PointColumns:
     body = _decompress(memoryview(record)[HEADER.size :], codec, body_bytes)
 
     reader = _Reader(body)
-    steps = reader.take(points, np.dtype("<i8"))
-    timestamps = reader.take(points, np.dtype("<i8"))
-    values = reader.take(points, np.dtype("<f8"))
-    key_codes = reader.take(points, np.dtype("<u4"))
-    segment_runs = reader.take(segments, np.dtype("<u4"))
-    segment_lengths = reader.take(segments, np.dtype("<u4"))
-    run_lengths = reader.take(runs, np.dtype("<u4"))
-    key_lengths = reader.take(keys, np.dtype("<u4"))
+    steps = reader.take(points, _INT64)
+    timestamps = reader.take(points, _INT64)
+    values = reader.take(points, _FLOAT64)
+    key_codes = reader.take(points, _UINT32)
+    segment_runs = reader.take(segments, _UINT32)
+    segment_lengths = reader.take(segments, _UINT32)
+    run_lengths = reader.take(runs, _UINT32)
+    key_lengths = reader.take(keys, _UINT32)
     run_names = reader.names(run_lengths)
     key_names = reader.names(key_lengths)
     if reader.left():
@@ -244,7 +251,7 @@ class _Reader:
     def left(self) -> int:
         return len(self._body) - self._at
 
-    def take(self, count: int, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    def take(self, count: int, dtype: np.dtype[ScalarT]) -> NDArray[ScalarT]:
         size = count * dtype.itemsize
         if size > self.left():
             raise BadRecordError("record body is too short")
@@ -252,7 +259,7 @@ class _Reader:
         self._at += size
         return column
 
-    def names(self, lengths: NDArray[np.generic]) -> list[str]:
+    def names(self, lengths: NDArray[np.uint32]) -> list[str]:
         names = []
         for length in lengths.tolist():
             if length > self.left():

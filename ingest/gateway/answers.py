@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from http import HTTPStatus
+
 from aiohttp import web
 
 from ingest.gateway.admission import RefusedError
 from ingest.gateway.upstream import UpstreamUnavailableError
 from schemas.errors import MlflowError, QueueFullError, QueueUnavailableError
 
+_log = logging.getLogger(__name__)
 JSON = "application/json"
 
 
@@ -17,26 +21,38 @@ def ok() -> web.Response:
 
 
 def refusal(error: Exception, retry_after_s: int) -> web.Response:
-    """The answer for an error that a route expects; raises the error again if it is none of these.
+    """``parts`` as a response."""
+    status, headers, body = parts(error, retry_after_s)
+    return web.Response(status=status, body=body, headers=headers)
 
-    503 with ``Retry-After`` for all that passes by itself: the MLflow client then tries again on its own.
+
+def parts(error: Exception, retry_after_s: int) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body for an error.
+
+    503 with ``Retry-After`` for all that passes by itself: the MLflow client then tries again on its own. An error
+    that nobody expected is logged, and answered as MLflow answers its own.
     """
     match error:
         case RefusedError():
-            return error.answer.response()
+            answer = error.answer
+            return answer.status, {"Content-Type": answer.content_type, **answer.headers}, answer.body
         case MlflowError():
-            return web.Response(status=error.status, body=error.body(), headers={"Content-Type": JSON})
+            return error.status, {"Content-Type": JSON}, error.body()
         case QueueFullError() | QueueUnavailableError() | UpstreamUnavailableError():
-            answer = MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", 503)
-            return web.Response(
-                status=503,
-                body=answer.body(),
-                headers={"Content-Type": JSON, "Retry-After": str(retry_after_s)},
-            )
+            away = MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", 503)
+            return 503, {"Content-Type": JSON, "Retry-After": str(retry_after_s)}, away.body()
         case web.HTTPRequestEntityTooLarge():
-            too_large = MlflowError("The request body is too large", "INVALID_PARAMETER_VALUE", 413)
-            return web.Response(status=413, body=too_large.body(), headers={"Content-Type": JSON})
-    raise error
+            return 413, {"Content-Type": JSON}, MlflowError("The request body is too large").body()
+    _log.error("a request failed", exc_info=error)
+    return 500, {"Content-Type": JSON}, MlflowError("Internal server error", "INTERNAL_ERROR", 500).body()
+
+
+def phrase(status: int) -> str:
+    """The reason phrase of a status."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
 
 
 def reason(error: Exception) -> str:

@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST
+from aiohttp.web_protocol import RequestHandler
 
 from ingest.gateway.admission import Admission
 from ingest.gateway.batching import Batcher
 from ingest.gateway.config import GatewayConfig
 from ingest.gateway.epochs import Epochs
+from ingest.gateway.health import HealthRoutes, Readiness
 from ingest.gateway.hosts import HostRules
+from ingest.gateway.intake import Intake
+from ingest.gateway.lean import LeanServer
 from ingest.gateway.metric_routes import MetricRoutes
 from ingest.gateway.read_routes import ReadRoutes
 from ingest.gateway.telemetry import GatewayTelemetry
-from ingest.gateway.upstream import Upstream, UpstreamUnavailableError
+from ingest.gateway.upstream import Upstream
 from ingest.queue.protocol import Producer
 
 _log = logging.getLogger(__name__)
@@ -40,44 +43,19 @@ class GatewayParts:
     epochs_path: Path | None = None
 
 
-class Readiness:
-    """Whether the parts that the gateway needs answer. Healthy from the first time that all of them did."""
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway of one process: the full application, and the lean path that stands before it."""
 
-    def __init__(self, tracking: Upstream, query: Upstream) -> None:
-        self._parts = {"tracking": (tracking, "/health"), "query": (query, "/health")}
-        self._healthy = False
-
-    async def away(self) -> list[str]:
-        """Names of the needed parts that do not answer now."""
-        names = list(self._parts)
-        answers = await asyncio.gather(*(self._answers(*self._parts[name]) for name in names))
-        away = [name for name, answers_now in zip(names, answers, strict=True) if not answers_now]
-        self._healthy = self._healthy or not away
-        return away
-
-    async def healthy(self) -> bool:
-        """Whether everything has answered at least once since this process began."""
-        if not self._healthy:
-            await self.away()
-        return self._healthy
-
-    @staticmethod
-    async def _answers(upstream: Upstream, path: str) -> bool:
-        try:
-            return (await upstream.get(path)).status == 200
-        except UpstreamUnavailableError:
-            return False
+    app: web.Application
+    front: Callable[[Callable[[], RequestHandler]], LeanServer]
 
 
-def create_app(parts: GatewayParts) -> web.Application:
-    """The gateway as an aiohttp application; it opens its connections when it starts and drains when it stops."""
-    config = parts.config
-    app = web.Application(client_max_size=config.max_body_bytes)
-    app.cleanup_ctx.append(_life(app, parts))
-    return app
+def create_gateway(parts: GatewayParts) -> Gateway:
+    """Build a gateway; call it inside the running loop, for connections to the parts behind are opened.
 
-
-def _life(app: web.Application, parts: GatewayParts) -> Callable[[web.Application], AsyncIterator[None]]:
+    They are closed, after a drain, when the application is cleaned up.
+    """
     config = parts.config
     epochs = Epochs(parts.epochs_path)
     hosts = HostRules(config.allowed_hosts)
@@ -91,6 +69,14 @@ def _life(app: web.Application, parts: GatewayParts) -> Callable[[web.Applicatio
         max_pending_bytes=config.max_pending_bytes,
         append_timeout_s=config.append_timeout_s,
     )
+    admission = Admission(
+        tracking,
+        epochs,
+        ttl_s=config.verdict_ttl_s,
+        stale_s=config.verdict_stale_s,
+        max_entries=config.verdict_entries,
+    )
+    intake = Intake(batcher, admission, tracking)
     reads = ReadRoutes(
         tracking=tracking,
         query=query,
@@ -102,15 +88,7 @@ def _life(app: web.Application, parts: GatewayParts) -> Callable[[web.Applicatio
         retry_after_s=config.retry_after_s,
     )
     writes = MetricRoutes(
-        batcher=batcher,
-        admission=Admission(
-            tracking,
-            epochs,
-            ttl_s=config.verdict_ttl_s,
-            stale_s=config.verdict_stale_s,
-            max_entries=config.verdict_entries,
-        ),
-        tracking=tracking,
+        intake=intake,
         relay=reads.relay,
         hosts=hosts,
         telemetry=parts.telemetry,
@@ -118,26 +96,8 @@ def _life(app: web.Application, parts: GatewayParts) -> Callable[[web.Applicatio
         max_body_bytes=config.max_body_bytes,
         retry_after_s=config.retry_after_s,
     )
-    readiness = Readiness(tracking, query)
-
-    async def health(_: web.Request) -> web.Response:
-        if await readiness.healthy():
-            return web.Response(text="OK")
-        return web.Response(status=503, text="starting", headers={"Retry-After": "1"})
-
-    async def ready(_: web.Request) -> web.Response:
-        away = await readiness.away()
-        if not away:
-            return web.Response(text="ready")
-        return web.Response(status=503, text=f"away: {', '.join(away)}", headers={"Retry-After": "1"})
-
-    async def metrics(_: web.Request) -> web.Response:
-        body = await asyncio.to_thread(parts.expose)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app.router.add_get("/health", health)
-    app.router.add_get("/ready", ready)
-    app.router.add_get("/metrics", metrics)
+    app = web.Application(client_max_size=config.max_body_bytes)
+    HealthRoutes(Readiness(tracking, query), parts.expose).add_to(app)
     writes.add_to(app, config.static_prefix)
     reads.add_to(app, config.static_prefix)
 
@@ -155,7 +115,21 @@ def _life(app: web.Application, parts: GatewayParts) -> Callable[[web.Applicatio
         await query.close()
         epochs.close()
 
-    return life
+    app.cleanup_ctx.append(life)
+
+    def front(make_handler: Callable[[], RequestHandler]) -> LeanServer:
+        return LeanServer(
+            intake,
+            hosts,
+            parts.telemetry,
+            make_handler,
+            prefix=config.static_prefix,
+            max_body_bytes=config.max_body_bytes,
+            retry_after_s=config.retry_after_s,
+            idle_timeout_s=config.idle_timeout_s,
+        )
+
+    return Gateway(app, front)
 
 
 async def _keep_gauges(parts: GatewayParts, batcher: Batcher) -> None:

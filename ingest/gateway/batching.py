@@ -70,6 +70,11 @@ class Batcher:
         Raises ``QueueFullError`` (bound reached) or ``QueueUnavailableError`` (not durable in time): nothing may
         be acknowledged then, and the caller may send the same again.
         """
+        # Shielded: one caller that goes away must not take the others' answer with it.
+        await asyncio.shield(self.add_nowait(points))
+
+    def add_nowait(self, points: Points) -> asyncio.Future[None]:
+        """Like ``add``, without waiting: the future is that of the whole record, so it must not be cancelled."""
         if self._pending_bytes >= self._max_pending_bytes:
             raise QueueFullError("the gateway holds as many unwritten points as it may")
         partition = self._producer.route(points.run_id)
@@ -84,8 +89,7 @@ class Batcher:
         self._pending_bytes += batch.builder.approximate_bytes - before
         if batch.builder.approximate_bytes >= self._max_record_bytes:
             self._seal(partition, batch)
-        # Shielded: one caller that goes away must not take the others' answer with it.
-        await asyncio.shield(batch.durable)
+        return batch.durable
 
     def _schedule(self, partition: int, batch: _Batch) -> None:
         loop = asyncio.get_running_loop()

@@ -30,3 +30,4 @@ class GatewayConfig:
     upstream_timeout_s: float = 20.0
     retry_after_s: int = 1
     drain_timeout_s: float = 10.0
+    idle_timeout_s: float = 75.0

@@ -28,22 +28,23 @@ class HostRules:
 
     def serves(self, request: web.Request) -> bool:
         """Whether a gateway route may answer this request by itself."""
-        headers = request.headers
-        if "Origin" in headers:
-            return False
-        host = headers.get("Host", "")
+        return "Origin" not in request.headers and self.allows(request.headers.get("Host", ""))
+
+    def allows(self, host: str) -> bool:
+        """Whether the rules allow this Host header; remembered, for a client sends the same one each time."""
         known = self._known.get(host)
         if known is None:
             if len(self._known) >= _CACHE_ENTRIES:
                 self._known.clear()
-            known = self._known[host] = self._allowed(host)
+            known = self._known[host] = self._matches(host)
         return known
 
-    def _allowed(self, host: str) -> bool:
+    def _matches(self, host: str) -> bool:
         if not host:
             return False
         if "*" in self._patterns:
             return True
         return any(
-            fnmatch.fnmatch(host, pattern) if "*" in pattern else host == pattern for pattern in self._patterns
+            fnmatch.fnmatch(host, pattern) if "*" in pattern else host == pattern
+            for pattern in self._patterns
         )

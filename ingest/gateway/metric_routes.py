@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hmac
 import math
-from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
 
 from ingest.gateway import answers
-from ingest.gateway.admission import IDENTITY_HEADERS, Admission, Identity, RefusedError
-from ingest.gateway.batching import Batcher, Points
+from ingest.gateway.admission import IDENTITY_HEADERS, Identity
+from ingest.gateway.batching import Points
+from ingest.gateway.decompress import decompress_body
 from ingest.gateway.hosts import HostRules
-from ingest.gateway.parse import LogRequest, parse_log_batch, parse_log_metric
+from ingest.gateway.intake import PARSERS, Intake
 from ingest.gateway.read_routes import Relay
 from ingest.gateway.telemetry import GatewayTelemetry
-from ingest.gateway.upstream import Upstream
-from ingest.gateway.verdicts import decompress_body
 from schemas.errors import MlflowError
 
 INTERNAL_TOKEN_HEADER = "X-Runstream-Token"
@@ -35,14 +33,12 @@ class _Append(msgspec.Struct):
 
 
 class MetricRoutes:
-    """Handlers of the metric writes of one gateway process."""
+    """The metric writes as aiohttp handlers: every request that the lean path does not take."""
 
     def __init__(
         self,
         *,
-        batcher: Batcher,
-        admission: Admission,
-        tracking: Upstream,
+        intake: Intake,
         relay: Relay,
         hosts: HostRules,
         telemetry: GatewayTelemetry,
@@ -50,9 +46,7 @@ class MetricRoutes:
         max_body_bytes: int,
         retry_after_s: int,
     ) -> None:
-        self._batcher = batcher
-        self._admission = admission
-        self._tracking = tracking
+        self._intake = intake
         self._relay = relay
         self._hosts = hosts
         self._telemetry = telemetry
@@ -70,15 +64,13 @@ class MetricRoutes:
 
     async def log_batch(self, request: web.Request) -> web.StreamResponse:
         """MLflow's ``runs/log-batch``."""
-        return await self._log(request, "log-batch", parse_log_batch)
+        return await self._log(request, "log-batch")
 
     async def log_metric(self, request: web.Request) -> web.StreamResponse:
         """MLflow's ``runs/log-metric``."""
-        return await self._log(request, "log-metric", parse_log_metric)
+        return await self._log(request, "log-metric")
 
-    async def _log(
-        self, request: web.Request, route: str, parse: Callable[[bytes, str | None], LogRequest]
-    ) -> web.StreamResponse:
+    async def _log(self, request: web.Request, route: str) -> web.StreamResponse:
         if not self._hosts.serves(request):
             return await self._relay(request)
         self._telemetry.request(route)
@@ -87,32 +79,13 @@ class MetricRoutes:
             encoding = request.headers.get("Content-Encoding")
             if encoding:
                 body = decompress_body(body, encoding, self._max_body_bytes)
-            await self._accept(parse(body, request.headers.get("Content-Type")), request, route)
+            log = PARSERS[route](body, request.headers.get("Content-Type"))
+            await self._intake.accept(log, route, identity_of(request))
         except Exception as error:
             response = answers.refusal(error, self._retry_after_s)
             self._telemetry.refused(answers.reason(error))
             return response
         return answers.ok()
-
-    async def _accept(self, log: LogRequest, request: web.Request, route: str) -> None:
-        identity = identity_of(request)
-        if log.forward is not None:
-            # MLflow's server owns params, tags and model metrics; its answer is the verdict as well.
-            epoch = self._admission.epoch(log.run_id)
-            answer = await self._tracking.post(
-                f"/api/2.0/mlflow/runs/{route}",
-                log.forward,
-                {"Content-Type": "application/json", **dict(identity)},
-            )
-            if answer.status != 200:
-                raise RefusedError(answer)
-            self._admission.remember(log.run_id, identity, epoch)
-        else:
-            await self._admission.check(log.run_id, identity)
-        if log.deferred_error is not None:
-            raise log.deferred_error
-        if log.keys:
-            await self._batcher.add(Points(log.run_id, log.keys, log.steps, log.timestamps, log.values))
 
     async def append(self, request: web.Request) -> web.StreamResponse:
         """Points from the MLflow server's store plugin, which has checked them. 200 when durable."""
@@ -124,7 +97,7 @@ class MetricRoutes:
             values = [_SPECIAL[value] if isinstance(value, str) else value for value in columns.values]
             if not len(columns.keys) == len(columns.steps) == len(columns.timestamps) == len(values):
                 raise MlflowError("columns have different lengths")
-            await self._batcher.add(
+            await self._intake.append(
                 Points(columns.run_id, columns.keys, columns.steps, columns.timestamps, values)
             )
         except (msgspec.DecodeError, KeyError) as error:

@@ -144,7 +144,9 @@ class ReadRoutes:
 
     async def rest(self, request: web.Request) -> web.StreamResponse:
         """Everything that is MLflow's."""
-        if request.method not in ("GET", "HEAD", "OPTIONS") and any(mark in request.path for mark in _WIDE_MARKS):
+        if request.method not in ("GET", "HEAD", "OPTIONS") and any(
+            mark in request.path for mark in _WIDE_MARKS
+        ):
             return await self.wide_change(request)
         return await self.relay(request)
 

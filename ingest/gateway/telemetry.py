@@ -60,7 +60,8 @@ class GatewayTelemetry:
             registry=registry,
         )
         self._by_route = {
-            route: self._requests.labels(route) for route in ("log-batch", "log-metric", "append", "history", "proxy")
+            route: self._requests.labels(route)
+            for route in ("log-batch", "log-metric", "append", "history", "proxy")
         }
 
     def request(self, route: str) -> None:

@@ -78,7 +78,9 @@ class Upstream:
         """GET a path and read the whole answer, within the time-out."""
         return await self._request("GET", path, None, headers or {})
 
-    async def _request(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
+    async def _request(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> Answer:
         try:
             async with self._session.request(
                 method, self._base + path, data=body, headers=headers, timeout=self._timeout

@@ -1,0 +1,70 @@
+"""Where one HTTP request ends and the next begins, and no more than that.
+
+The lean path needs exact boundaries and nothing else of HTTP. Whatever is not plain (chunked bodies, upgrades,
+folded or odd header lines, HTTP/1.0, …) is not judged here: the connection then belongs to the full server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_HEAD_BYTES = 16 << 10
+_END = b"\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Head:
+    """The head of a plain request. Names of ``headers`` are lower case; ``size`` counts its bytes, end included."""
+
+    line: bytes
+    headers: dict[bytes, bytes]
+    size: int
+    body_bytes: int
+
+
+class NotPlainError(Exception):
+    """The full server has to read this connection from here on."""
+
+
+def read_head(data: bytes | bytearray) -> Head | None:
+    """The head at the start of ``data``, or ``None`` if it is not whole yet. Raises ``NotPlainError``."""
+    end = data.find(_END)
+    if end < 0:
+        if len(data) > MAX_HEAD_BYTES:
+            raise NotPlainError
+        return None
+    if end > MAX_HEAD_BYTES:
+        raise NotPlainError
+    line, *rows = bytes(data[:end]).split(b"\r\n")
+    if not line.endswith(b" HTTP/1.1") or not line[:1].isalpha():
+        raise NotPlainError
+    headers: dict[bytes, bytes] = {}
+    for row in rows:
+        name, colon, value = row.partition(b":")
+        # RFC 9112: no space before the colon, no folding; a lone CR, LF or NUL is an attack or a mistake.
+        if (
+            not colon
+            or not name
+            or b" " in name
+            or b"\t" in name
+            or b"\n" in row
+            or b"\r" in row
+            or b"\0" in row
+        ):
+            raise NotPlainError
+        lowered = name.lower()
+        if lowered in headers:
+            if lowered in (b"content-length", b"host", b"content-type"):
+                raise NotPlainError
+            # Only presence matters for the others, but two Authorization headers are for the full server to judge.
+            headers[lowered] += b"," + value.strip(b" \t")
+            continue
+        headers[lowered] = value.strip(b" \t")
+    if b"\n" in line or b"\r" in line or b"\0" in line:
+        raise NotPlainError
+    if b"transfer-encoding" in headers or b"upgrade" in headers:
+        raise NotPlainError
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit() or len(length) > 18:
+        raise NotPlainError
+    return Head(line, headers, end + len(_END), int(length))
