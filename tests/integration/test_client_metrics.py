@@ -125,7 +125,9 @@ def test_newest_value_does_not_depend_on_arrival(client: MlflowClient, run_id: s
     ]
     for first in range(0, 60, 7):
         log(client, run_id, "m", points[first : first + 7])
-        client.log_metric(run_id, "single", points[first][2], timestamp=points[first][1], step=points[first][0])
+        client.log_metric(
+            run_id, "single", points[first][2], timestamp=points[first][1], step=points[first][0]
+        )
         newest = max(points[: first + 7])
         assert client.get_run(run_id).data.metrics["m"] == newest[2]
     assert client.get_run(run_id).data.metrics["single"] == max(points[::7])[2]
@@ -180,7 +182,9 @@ def test_history_bulk(client: MlflowClient, rest: Rest, experiment_id: str) -> N
     runs = sorted(client.create_run(experiment_id).info.run_id for _ in range(3))
     for number, run in enumerate(runs):
         log(client, run, "m", [(step, T0 + step, float(number)) for step in range(20)])
-    answer = rest.get("ajax-api/2.0/mlflow/metrics/get-history-bulk", run_id=runs, metric_key="m", max_results=50)
+    answer = rest.get(
+        "ajax-api/2.0/mlflow/metrics/get-history-bulk", run_id=runs, metric_key="m", max_results=50
+    )
     assert [(p["run_id"], p["step"]) for p in answer["metrics"]] == [
         (run, step) for run in runs for step in range(20)
     ][:50]
@@ -196,7 +200,9 @@ def test_history_bulk_interval(client: MlflowClient, rest: Rest, experiment_id: 
     sampled = rest.get(path, run_ids=runs, metric_key="m", max_results=5)["metrics"]
     assert [p["step"] for p in sampled if p["run_id"] == runs[0]] == [0, 8, 16, 23, 36]
     assert [p["step"] for p in sampled if p["run_id"] == runs[1]] == [0, 1, 2, 3]
-    zoomed = rest.get(path, run_ids=runs[:1], metric_key="m", start_step=10, end_step=14, max_results=50)["metrics"]
+    zoomed = rest.get(path, run_ids=runs[:1], metric_key="m", start_step=10, end_step=14, max_results=50)[
+        "metrics"
+    ]
     assert [(p["key"], p["step"], p["timestamp"], p["value"]) for p in zoomed] == [
         ("m", step, T0 + step, step / 2) for step in range(10, 15)
     ]

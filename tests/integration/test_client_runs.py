@@ -125,7 +125,11 @@ def test_fluent_nested_runs(client: MlflowClient, experiment_id: str) -> None:
     )
     assert [child.data.metrics["loss"] for child in children] == [0.0, 1.0]
     read = client.get_run(parent.info.run_id)
-    assert (read.info.status, read.data.metrics, read.data.params) == ("FINISHED", {"loss": 1.0}, {"lr": "0.1"})
+    assert (read.info.status, read.data.metrics, read.data.params) == (
+        "FINISHED",
+        {"loss": 1.0},
+        {"lr": "0.1"},
+    )
 
 
 def test_resumed_run(experiment_id: str) -> None:
@@ -197,6 +201,8 @@ def test_deleted_runs_are_listed_on_request(client: MlflowClient, experiment_id:
     run_id = client.create_run(experiment_id, tags={"only": "deleted"}).info.run_id
     client.log_metric(run_id, "m", 5.0)
     client.delete_run(run_id)
-    found = client.search_runs([experiment_id], "tags.only = 'deleted' AND metrics.m = 5", ViewType.DELETED_ONLY)
+    found = client.search_runs(
+        [experiment_id], "tags.only = 'deleted' AND metrics.m = 5", ViewType.DELETED_ONLY
+    )
     assert [r.info.run_id for r in found] == [run_id]
     assert client.search_runs([experiment_id], "tags.only = 'deleted'") == []

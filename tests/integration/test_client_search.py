@@ -69,7 +69,9 @@ def test_filter(client: MlflowClient, runs: Runs, filter_string: str, wanted: se
 
 def test_filter_by_run_ids(client: MlflowClient, runs: Runs) -> None:
     chosen = ",".join(f"'{runs.ids[n]}'" for n in (1, 4, 6))
-    found = client.search_runs([runs.experiment_id], f"attributes.run_id IN ({chosen}) AND metrics.loss < 0.6")
+    found = client.search_runs(
+        [runs.experiment_id], f"attributes.run_id IN ({chosen}) AND metrics.loss < 0.6"
+    )
     assert set(runs.numbers(found)) == {4, 6}
 
 
