@@ -22,7 +22,12 @@ from ingest.gateway.intake import PARSERS, Intake
 from ingest.gateway.log_request import LogRequest
 from ingest.gateway.telemetry import GatewayTelemetry
 
-_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\nContent-Length: 2\r\n\r\n{}"
+_OK = (
+    b"HTTP/1.1 200 OK\r\n"
+    b"Content-Type: application/json\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
+    b"Content-Length: 2\r\n\r\n{}"
+)
 _CLOSE = b"Connection: close\r\n"
 _IDENTITY = tuple((name.lower().encode(), name) for name in IDENTITY_HEADERS)
 # Requests that carry one of these are for the full server: it decodes bodies, answers 100, and knows origins.
@@ -70,8 +75,9 @@ class LeanServer:
         self.closing = True
         for connection in list(self.connections):
             connection.close_when_idle()
-        while any(connection.busy for connection in self.connections):
-            await asyncio.sleep(0.01)
+        while busy := [connection for connection in self.connections if connection.busy]:
+            busy[0].finished = asyncio.get_running_loop().create_future()
+            await busy[0].finished
 
 
 class LeanConnection(asyncio.Protocol):
@@ -91,6 +97,7 @@ class LeanConnection(asyncio.Protocol):
         self._close_after = False
         self._task: asyncio.Task[None] | None = None
         self.busy = False
+        self.finished: asyncio.Future[None] | None = None
 
     # --- the transport's calls -------------------------------------------------------------------------------
 
@@ -102,6 +109,7 @@ class LeanConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
+        self._tell_finished()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         if self._behind is not None:
@@ -218,6 +226,7 @@ class LeanConnection(asyncio.Protocol):
         self.busy = False
         self._task = None
         self._answer(error)
+        self._tell_finished()
         if self._paused and len(self._buffer) <= _READ_AHEAD_BYTES:
             self._paused = False
             self._transport.resume_reading()
@@ -260,6 +269,10 @@ class LeanConnection(asyncio.Protocol):
         """Close now if nothing is under way; aiohttp's own shutdown sees to what lies behind."""
         if not self.busy and self._behind is None:
             self._transport.close()
+
+    def _tell_finished(self) -> None:
+        if self.finished is not None and not self.finished.done():
+            self.finished.set_result(None)
 
     def _watch_idle(self) -> None:
         loop = asyncio.get_running_loop()

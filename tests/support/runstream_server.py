@@ -55,7 +55,9 @@ class RunstreamServer:
                 self.port = int(self.url.rsplit(":", 1)[1])
                 return self
             if self._process.poll() is not None:
-                raise AssertionError(f"runstream serve ended with {self._process.returncode}:\n{text[-4000:]}")
+                raise AssertionError(
+                    f"runstream serve ended with {self._process.returncode}:\n{text[-4000:]}"
+                )
             time.sleep(0.05)
         self.kill()
         raise AssertionError(f"runstream serve is not ready:\n{self.text()[-4000:]}")

@@ -51,11 +51,17 @@ def test_imports_of(path: Path) -> None:
         if top in OURS:
             assert top in MAY_IMPORT[package], f"{place} must not import {module}"
         for folder, forbidden in APART:
-            assert not (place.startswith(folder) and module.startswith(forbidden)), f"{place} imports {module}"
+            assert not (place.startswith(folder) and module.startswith(forbidden)), (
+                f"{place} imports {module}"
+            )
         doors = DOORS.get(top)
         assert doors is None or place.startswith(doors), f"{place} imports {module}; its door is {doors}"
 
 
 def test_files_stay_small() -> None:
-    long = {str(path.relative_to(ROOT)): lines for path in sources() if (lines := path.read_text().count("\n")) > 400}
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in sources()
+        if (lines := path.read_text().count("\n")) > 400
+    }
     assert not long, f"split before 400 lines: {long}"

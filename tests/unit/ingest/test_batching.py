@@ -118,7 +118,9 @@ async def test_partitions_are_kept_apart() -> None:
     await asyncio.gather(*tasks)
 
 
-@pytest.mark.parametrize("error", [QueueFullError("full"), QueueUnavailableError("away"), RuntimeError("bug")])
+@pytest.mark.parametrize(
+    "error", [QueueFullError("full"), QueueUnavailableError("away"), RuntimeError("bug")]
+)
 async def test_every_waiter_hears_of_a_failure_and_the_next_append_is_tried(error: Exception) -> None:
     queue = GatedQueue()
     under_test = batcher(queue)

@@ -25,7 +25,11 @@ def build(requests: list[Request], codec: int, created_at_ms: int = 0) -> bytes:
     builder = RecordBuilder(created_at_ms)
     for run_id, points in requests:
         builder.add(
-            run_id, [p[0] for p in points], [p[1] for p in points], [p[2] for p in points], [p[3] for p in points]
+            run_id,
+            [p[0] for p in points],
+            [p[1] for p in points],
+            [p[2] for p in points],
+            [p[3] for p in points],
         )
     return builder.build(codec=codec)
 
