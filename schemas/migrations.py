@@ -58,7 +58,6 @@ class Flavour:
                 "cluster": "''",
                 "on_cluster": "",
                 "replacing_merge_tree": "ReplacingMergeTree",
-                "deduplication_window": "non_replicated_deduplication_window",
             }
         return {
             "table": f"{METRICS_TABLE}_local",
@@ -67,7 +66,6 @@ class Flavour:
             "replacing_merge_tree": (
                 "ReplicatedReplacingMergeTree('/clickhouse/tables/{shard}/{database}/{table}', '{replica}')"
             ),
-            "deduplication_window": "replicated_deduplication_window",
         }
 
 

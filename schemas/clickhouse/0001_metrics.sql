@@ -8,6 +8,11 @@
 --
 -- There are no partitions: clients choose the timestamps, and could choose a partition for every point.
 -- Offsets are committed after an insert, so inserted parts are synced, and merged parts before they replace them.
+--
+-- Replicas keep ClickHouse's default deduplication window, in which Keeper records an insert's token together with
+-- its part. A single server has none (the default): MergeTreeSink::commitPart logs the token before it renames the
+-- part into place and nothing compares the two after a crash, so that a repeated insert could be taken for done.
+-- There a repeated insert stores its rows twice until a merge, which readers do not see.
 CREATE TABLE IF NOT EXISTS ${table} ${on_cluster}
 (
     run_id LowCardinality(String) CODEC(ZSTD(1)),
@@ -24,8 +29,7 @@ SETTINGS
     fsync_part_directory = 1,
     min_rows_to_fsync_after_merge = 1,
     old_parts_lifetime = 60,
-    merge_selector_base = 8,
-    ${deduplication_window} = 1000;
+    merge_selector_base = 8;
 
 -- only: cluster
 -- A run's rows live on one shard, so that its reads and the removal of its duplicates stay there.
