@@ -27,7 +27,7 @@ class Client:
 
     def __init__(self, host: str, port: int, timeout_s: float = 120.0) -> None:
         self._connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
-        self._address = (host, port)
+        self.address = (host, port)
 
     def __enter__(self) -> Client:
         return self
@@ -68,7 +68,7 @@ class Client:
         """``count`` runs, over a few connections."""
 
         def some(share: int) -> list[str]:
-            with Client(*self._address) as client:
+            with Client(*self.address) as client:
                 return [client.create_run(experiment_id) for _ in range(share)]
 
         workers = min(4, count)

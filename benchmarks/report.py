@@ -127,12 +127,16 @@ def _row_table(
     else:
         head = ["server", "points/s", "requests/s", "p50 ms", "p99 ms", "drain s", "CPU s / 1M", "peak MB"]
         head += ["refused", "failed"]
+        offered = row in ("half", "overload")
+        if offered:
+            head.insert(1, "offered/s")
         for entry in entries:
             shown.append(
                 [
                     _name(entry, titles),
+                    *([_number(entry.get("offered_requests_per_s"), 1)] if offered else []),
                     _number(entry.get("points_per_s")),
-                    _number(entry.get("requests_per_s")),
+                    _number(entry.get("requests_per_s"), 1),
                     _number(entry.get("p50_ms"), 1),
                     _number(entry.get("p99_ms"), 1),
                     _number(entry.get("drain_s"), 1),
@@ -148,9 +152,17 @@ def _row_table(
             peak = statistics.median(facts["peak_bytes"] for facts in limits) / 1e6
             name = "the limit: decode, sync, insert, nothing else"
             shown.append([name, _number(rate), "-", "-", "-", "-", _number(cpu, 2), _number(peak), "-", "-"])
-    return _markdown(head, shown) + "".join(
-        f"\n\n{titles[e['server']]}: {e['error']}" for e in entries if "error" in e
-    )
+    notes = [
+        f"\n\n{titles[entry['server']]}: {entry.get('error') or _first_line(entry['first_error'])}"
+        for entry in entries
+        if entry.get("error") or entry.get("first_error")
+    ]
+    return _markdown(head, shown) + "".join(notes)
+
+
+def _first_line(error: str) -> str:
+    """What a failed answer said, without its headers."""
+    return "first failed answer: " + error.rpartition("\r\n\r\n")[2].strip().replace("\n", " ")[:300]
 
 
 def _kept(outcome: dict[str, Any], titles: dict[str, str]) -> str:
