@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.entities import Metric
-from support.clickhouse_engine import Point, insert_points, shared_database
 
 from query.history import HistoryReader
 from query.series import Series
 from schemas.errors import MlflowError
+from support.clickhouse_engine import Point, insert_points, shared_database
 
 # MLflow's own use of SQLAlchemy, as its store is imported and used.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -14,6 +14,7 @@ import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from support.clickhouse_engine import insert_points, shared_database
 from support.query_server import Fresh, query_server
 from support.stock import stock_server

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from aiohttp import web
-from support.clickhouse_engine import shared_database
 
 from query.service import QueryConfig, create_app
+from support.clickhouse_engine import shared_database
 
 TOKEN = "token of the tests"
 
