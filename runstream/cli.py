@@ -98,8 +98,11 @@ def serve(host: str, port: int, data_dir: Path, workers: int) -> None:
     _require("server", "aiohttp", "mlflow", "msgspec", "pydantic_settings")
     _require("embedded", "chdb")
     from runstream import embedded, logs
-    from runstream.settings import StorageSettings, load
+    from runstream.settings import GatewaySettings, StorageSettings, TrackingSettings, load
 
+    # Before anything starts: a part that finds it out for itself would leave two messages, and log lines between.
+    load(GatewaySettings)
+    load(TrackingSettings)
     logs.configure("supervisor", load(StorageSettings).log_level)
     options = embedded.ServeOptions(
         host=host, port=port, data_dir=data_dir, workers=workers, announce=lambda line: click.echo(line)
