@@ -89,10 +89,10 @@ class RunstreamServer:
                 found["tracking"] = child
         return found
 
-    def stop(self) -> int:
-        """SIGTERM, and the exit status."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """SIGTERM (or this signal), and the exit status."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(number)
         try:
             return self._process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -1,0 +1,176 @@
+"""kill -9 of any process, and of all at once, at random moments under load: no acknowledged point is ever lost.
+
+Every round has runs of its own and a ledger of its own; the rounds of one test share a data folder, and at the end all
+of their ledgers are checked once more. A failing round can be repeated by its seed: RUNSTREAM_TEST_SEED.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+from support.ledger import Ledger, Load
+from support.mlflow_client import Rest
+from support.runstream_server import RunstreamServer
+
+ROUNDS_FACTOR = float(os.environ.get("RUNSTREAM_TEST_KILL_ROUNDS", "1"))
+SEED = os.environ.get("RUNSTREAM_TEST_SEED") or str(random.SystemRandom().randrange(10**6))
+CLIENTS = 4
+RESTART_WITHIN_S = 60.0
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ServerFactory = Callable[..., RunstreamServer]
+NewRuns = Callable[[str, int], list[str]]
+
+
+class Rounds:
+    """Rounds of load and kill on one server, and their ledgers."""
+
+    def __init__(self, server: RunstreamServer, new_runs: NewRuns, name: str) -> None:
+        self.server = server
+        self.ledgers: list[Ledger] = []
+        self.chance = random.Random(f"{SEED}-{name}")
+        self._new_runs = new_runs
+
+    def load(self) -> Load:
+        """Clients on new runs; to be used in a ``with`` block."""
+        runs = self._new_runs(self.server.url, CLIENTS)
+        load = Load(self.server.url, runs, seed=self.chance.randrange(1 << 30))
+        self.ledgers += load.ledgers
+        return load
+
+    def pause(self) -> None:
+        """A random while, so that the kill falls anywhere between requests, appends, inserts and commits."""
+        time.sleep(self.chance.uniform(0.1, 1.2))
+
+    def check(self, ledgers: list[Ledger]) -> None:
+        """Every acknowledged point of these is there exactly once."""
+        with Rest(self.server.url) as rest:
+            faults = [fault for ledger in ledgers for fault in ledger.faults(rest)]
+        assert not faults, f"seed {SEED}:\n" + "\n".join(faults) + f"\n{self.server.text()[-3000:]}"
+        assert all(ledger.count() for ledger in ledgers)
+
+
+def rounds(count: int) -> int:
+    return max(1, round(count * ROUNDS_FACTOR))
+
+
+@pytest.mark.parametrize(("victim", "count"), [("gateway", 6), ("storage", 6), ("tracking", 3)])
+def test_one_process(make_server: ServerFactory, new_runs: NewRuns, victim: str, count: int) -> None:
+    """The supervisor starts it again, and the clients carry on by repeating what was refused."""
+    with make_server(workers=2) as server:
+        test = Rounds(server, new_runs, victim)
+        for _ in range(rounds(count)):
+            with test.load() as load:
+                load.await_progress()
+                test.pause()
+                before = server.processes()
+                killed = test.chance.choice([p for name, p in before.items() if name.startswith(victim)])
+                killed.kill()
+                await_replacement(server, killed, len(before))
+                load.await_progress()
+            assert_polite(load)
+            test.check(load.ledgers)
+            others = {process.pid for process in before.values()} - {killed.pid}
+            assert others < {process.pid for process in server.processes().values()}
+        test.check(test.ledgers)
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("victim", "count"), [("all", 5), ("supervisor", 3)])
+def test_the_whole_set(make_server: ServerFactory, new_runs: NewRuns, victim: str, count: int) -> None:
+    """``runstream serve`` on the same folder starts without help, while clients repeat what was not answered."""
+    server = make_server(workers=2).start()
+    test = Rounds(server, new_runs, victim)
+    for _ in range(rounds(count)):
+        with test.load() as load:
+            load.await_progress()
+            test.pause()
+            if victim == "all":
+                server.kill()
+            else:
+                processes = server.processes()
+                processes["supervisor"].kill()
+                _, alive = psutil.wait_procs(list(processes.values()), timeout=10)
+                assert not alive, "children outlive their supervisor"
+            server.start()
+            load.await_progress()
+        assert_polite(load)
+        test.check(load.ledgers)
+    test.check(test.ledgers)
+    assert server.stop() == 0
+
+
+def test_several_processes_while_they_recover(make_server: ServerFactory, new_runs: NewRuns) -> None:
+    """Kills that follow each other quickly hit processes in the middle of their recovery."""
+    with make_server(workers=2) as server:
+        test = Rounds(server, new_runs, "several")
+        with test.load() as load:
+            for _ in range(rounds(6)):
+                load.await_progress(50)
+                processes = server.processes()
+                processes.pop("supervisor")
+                for name in test.chance.sample(sorted(processes), k=test.chance.randint(1, len(processes))):
+                    processes[name].kill()
+                time.sleep(test.chance.uniform(0, 1))
+            load.await_progress()
+        assert_polite(load)
+        await_all(server)
+        test.check(load.ledgers)
+
+
+def test_stock_client_carries_on(make_server: ServerFactory, new_runs: NewRuns) -> None:
+    """Nothing but MLflow's own client and its own retries, through kills of the gateway and of the storage."""
+    from mlflow import MlflowClient
+
+    with make_server() as server:
+        (run_id,) = new_runs(server.url, 1)
+        client = MlflowClient(server.url)
+        for step in range(200):
+            if step in (40, 120):
+                server.processes()["gateway-0"].kill()
+            if step in (80, 121):
+                server.processes()["storage"].kill()
+            client.log_metric(run_id, "loss", step / 7, step=step)
+        assert [(m.step, m.value) for m in client.get_metric_history(run_id, "loss")] == [
+            (step, step / 7) for step in range(200)
+        ]
+        assert client.get_run(run_id).data.metrics == {"loss": 199 / 7}
+
+
+def assert_polite(load: Load) -> None:
+    """Refusals were ones that a client retries, and say when; nothing else went wrong."""
+    assert load.errors == []
+    answered = [refusal for refusal in load.refusals if refusal.status]
+    assert [r for r in answered if r.status not in (429, 503)] == []
+    assert [r for r in answered if not r.retry_after] == []
+
+
+def await_replacement(server: RunstreamServer, killed: psutil.Process, count: int) -> None:
+    """Wait until the set is as large as before without this process, and everything answers."""
+    deadline = time.monotonic() + RESTART_WITHIN_S
+    while True:
+        pids = {process.pid for process in server.processes().values()}
+        if len(pids) == count and killed.pid not in pids:
+            break
+        assert time.monotonic() < deadline, f"not started again:\n{server.text()[-2000:]}"
+        time.sleep(0.05)
+    await_all(server)
+
+
+def await_all(server: RunstreamServer) -> None:
+    """Wait until ``/ready`` says so several times: each is a new connection, to any gateway."""
+    deadline = time.monotonic() + RESTART_WITHIN_S
+    ready = 0
+    while ready < 8:
+        try:
+            ready = ready + 1 if server.get("/ready") else 0
+        except OSError:
+            ready = 0
+            assert time.monotonic() < deadline, f"not ready again:\n{server.text()[-2000:]}"
+            time.sleep(0.1)

@@ -1,0 +1,175 @@
+"""What cannot work says so in one line on standard error, with exit status 1; SIGTERM drains and exits with 0."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support.ledger import Load
+from support.mlflow_client import Rest
+from support.runstream_server import RunstreamServer
+
+TIMEOUT_S = 90.0
+ROOT = Path(__file__).parents[2]
+
+ServerFactory = Callable[..., RunstreamServer]
+NewRuns = Callable[[str, int], list[str]]
+
+
+def runstream(
+    *arguments: str, start: list[str] | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [*(start or [sys.executable, "-m", "runstream"]), *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def assert_one_line(ended: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """One line that holds these parts, status 1, nothing else."""
+    lines = ended.stderr.strip().splitlines()
+    assert ended.returncode == 1, (ended.returncode, ended.stderr)
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("runstream: ")
+    for part in parts:
+        assert part in lines[0]
+    assert ended.stdout == ""
+
+
+def test_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = runstream("serve", "--port", port, "--data-dir", str(tmp_path / "data"))
+    assert_one_line(ended, port, "in use")
+    assert not (tmp_path / "data" / "mlflow.db").exists()
+
+
+def test_port_of_another_runstream(runstream_server: RunstreamServer, tmp_path: Path) -> None:
+    """Gateways share their port with each other, and still not with another server."""
+    port = str(runstream_server.port)
+    assert_one_line(runstream("serve", "--port", port, "--data-dir", str(tmp_path / "data")), port, "in use")
+
+
+def test_address_that_is_not_ours(tmp_path: Path) -> None:
+    ended = runstream("serve", "--host", "192.0.2.1", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert_one_line(ended, "192.0.2.1")
+
+
+def test_folder_of_another_server(runstream_server: RunstreamServer) -> None:
+    before = runstream_server.get("/health")
+    ended = runstream("serve", "--port", "0", "--data-dir", str(runstream_server.data_dir))
+    assert_one_line(
+        ended, str(runstream_server.data_dir), "in use by another server", str(runstream_server.pid)
+    )
+    assert runstream_server.get("/health") == before
+
+
+def test_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("mine")
+    ended = runstream("serve", "--port", "0", "--data-dir", str(tmp_path / "data" / "below"))
+    assert_one_line(ended, str(tmp_path / "data"))
+    assert (tmp_path / "data").read_text() == "mine"
+
+
+@contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[Path]:
+    """A tmpfs at this folder; skips where mounting is not allowed."""
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip(f"mounting needs more rights: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        data = tmp_path / "data"
+        data.mkdir(mode=0o500)
+        ended = runstream("serve", "--port", "0", "--data-dir", str(data))
+        assert_one_line(ended, str(data))
+        return
+    with mounted(tmp_path / "data", "-o", "ro") as data:  # rights do not bind root, a read-only mount does
+        ended = runstream("serve", "--port", "0", "--data-dir", str(data))
+    assert_one_line(ended, str(data), "Read-only file system")
+
+
+WITHOUT = """
+import importlib.abc, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {module!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == {module!r} else real(name, package)
+from runstream.cli import main
+main(prog_name="runstream")
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("chdb", "embedded"), ("mlflow", "server"), ("aiohttp", "server"), ("click", "server")],
+)
+def test_missing_extra(tmp_path: Path, module: str, extra: str) -> None:
+    start = [sys.executable, "-c", WITHOUT.format(module=module)]
+    ended = runstream("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), start=start)
+    assert_one_line(ended, f"pip install 'runstream[{extra}]'")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RUNSTREAM_LOG_LEVEL", "LOUD"),
+        ("RUNSTREAM_QUEUE_MAX_BYTES", "many"),
+        ("RUNSTREAM_LINGER_MS", "-1"),
+        ("RUNSTREAM_FLUSH_ROWS", "0"),
+    ],
+)
+def test_wrong_setting(tmp_path: Path, name: str, value: str) -> None:
+    ended = runstream("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), **{name: value})
+    assert_one_line(ended, name)
+
+
+@pytest.mark.parametrize("role", ["gateway", "writer", "query", "tracking"])
+def test_wrong_setting_of_a_role(role: str) -> None:
+    environment = {"RUNSTREAM_QUEUE": "carrier-pigeon://loft"} if role != "tracking" else {}
+    assert_one_line(runstream(role, **{"RUNSTREAM_PORT": "99999", **environment}), "RUNSTREAM_PORT")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_drains_under_load(
+    make_server: ServerFactory, new_runs: NewRuns, number: signal.Signals
+) -> None:
+    server = make_server(workers=2).start()
+    with Load(server.url, new_runs(server.url, 3), seed=1) as load:
+        load.await_progress(1000)
+        assert server.stop(number) == 0
+    assert load.errors == []
+
+    server.start()
+    with Rest(server.url) as rest:
+        assert [fault for ledger in load.ledgers for fault in ledger.faults(rest)] == []
+    assert server.stop() == 0
