@@ -33,6 +33,12 @@ class JsonLines(logging.Formatter):
         return json.dumps(event, default=str)
 
 
+def _not_the_clients_fault(record: logging.LogRecord) -> bool:
+    """aiohttp logs a traceback for every malformed request; the client has its 400, and the log stays readable."""
+    fault = record.exc_info[1] if record.exc_info else None
+    return type(fault).__module__ != "aiohttp.http_exceptions"
+
+
 def configure(role: str, level: str) -> None:
     """Send this process's logs to standard error."""
     handler = logging.StreamHandler(sys.stderr)
@@ -40,3 +46,4 @@ def configure(role: str, level: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("aiokafka", "aiohttp.access", "httpx", "alembic"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    logging.getLogger("aiohttp.server").addFilter(_not_the_clients_fault)

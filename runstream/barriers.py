@@ -1,0 +1,29 @@
+"""Read your writes, for each way of setting the roles up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from ingest.queue.protocol import Consumer
+from ingest.writer.pipeline import Writer
+from schemas.errors import QueueUnavailableError
+
+
+class LocalBarrier:
+    """For a writer in the same process: look where the queue ends, and have the writer come that far at once."""
+
+    def __init__(self, consumer: Consumer, writer: Writer) -> None:
+        self._consumer = consumer
+        self._writer = writer
+
+    async def wait(self, run_ids: Sequence[str] | None, timeout_s: float) -> bool:
+        """See ``query.consistency.Barrier``. The writer takes all runs together, so ``run_ids`` is not needed."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                ends = await self._consumer.end_offsets()
+        except (TimeoutError, QueueUnavailableError):
+            return False
+        return await self._writer.flush_until(ends, max(0.0, deadline - time.monotonic()))
