@@ -1,8 +1,9 @@
 """Keeps MLflow's own ``latest_metrics`` table: what ``get_run`` and ``search_runs`` read.
 
-A row is replaced only by a strictly greater (step, timestamp, value), decided by the database in the statement
-that writes, so that arrival order, replays and other writers (MLflow itself among them) do not matter. Rows of
-runs that no longer exist are skipped: a run may be removed for good while its points are under way.
+A row is replaced only by a strictly greater (step, timestamp, value), decided by the database in the
+statement that writes, so that arrival order, replays and other writers (MLflow itself among them) do not
+matter. Rows of runs that no longer exist are skipped: a run may be removed for good while its points are
+under way.
 """
 
 from __future__ import annotations

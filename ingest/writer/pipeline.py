@@ -1,0 +1,335 @@
+"""The writer: queue -> columns -> blocks in ClickHouse -> newest values -> committed offsets.
+
+Contract. A record's offset is committed only after its points are readable in ClickHouse, their newest
+values are in ``latest_metrics`` or newer ones were, and records that cannot be stored are durable dead
+letters. Offsets are committed as contiguous prefixes: records are applied in the order of their partition.
+Being killed at any point is harmless: what was not committed is delivered again, and applying it twice
+changes nothing that readers see. Nothing is given up because ClickHouse, the metadata database or the queue
+is away: it is tried again for ever, and polling pauses meanwhile, so that memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ingest.queue.protocol import Consumer, Message
+from ingest.writer.batch import Batch, Entry, decode_all
+from ingest.writer.latest import LatestValues
+from ingest.writer.retry import Retry
+from ingest.writer.sink import Sink
+from ingest.writer.stats import WriterStats
+from schemas.database import Database
+from schemas.errors import RunstreamError
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WriterConfig:
+    """How much goes into a block, and how long a point waits for company. Times in seconds.
+
+    A block is inserted at ``max_rows`` or ``max_bytes`` (of points in memory), when somebody waits for it
+    (``flush_until``), and else after ``linger_s``, or ``max_linger_s`` while a tenth of ``max_rows`` or
+    more came in meanwhile. At most two blocks are held. Newest values are written with a pause of
+    ``latest_pause`` times what the last write took, unless somebody waits, and every ``max_latest_rows``
+    series.
+    """
+
+    max_rows: int = 300_000
+    max_bytes: int = 64 << 20
+    poll_bytes: int = 1 << 20
+    linger_s: float = 0.2
+    max_linger_s: float = 1.0
+    latest_pause: float = 4.0
+    max_latest_rows: int = 1_000_000
+    revoke_timeout_s: float = 10.0
+    stream: str = "metrics"
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    offsets: Mapping[int, int]
+    applied: asyncio.Future[bool]
+
+
+class Writer:
+    """Runs the pipeline. All methods belong to one event loop; ``consumer`` must not be started yet.
+
+    The writer starts and closes the consumer; the database and the latest values stay the caller's.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        database: Database,
+        latest: LatestValues,
+        config: WriterConfig | None = None,
+        stats: WriterStats | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config or WriterConfig()
+        self.stats = stats or WriterStats()
+        self._consumer = consumer
+        self._monotonic = monotonic
+        self._wall_clock = wall_clock
+        self._retry = Retry(self.stats)
+        self._sink = Sink(consumer, database, latest, self.stats, self._retry, stream=self.config.stream)
+        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="runstream-decode")
+
+        self._batch = Batch()
+        self._in_flight: Batch | None = None
+        self._polled: dict[int, int] = {}
+        self._unsettled: dict[int, int] = {}
+        self._unsettled_oldest_ms: int | None = None
+        self._applied: dict[int, int] = {}
+        self._settle_after = 0.0
+        self._waiters: list[_Waiter] = []
+        self._revocations: dict[int, int] = {}
+
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._running: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._started = asyncio.Event()
+        self._finished = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work until ``stop``. Raises what the consumer's ``start`` raises (``ConfigError``), and only bugs else."""
+        self._running = asyncio.current_task()
+        poller: asyncio.Task[None] | None = None
+        try:
+            await self._consumer.start(self._revoke)
+            self._applied = await self._consumer.committed()
+            self._polled = dict(self._applied)
+            self._started.set()
+            poller = asyncio.create_task(self._poll(), name="writer-poll")
+            poller.add_done_callback(lambda _: self._wake.set())
+            await self._write(poller)
+        finally:
+            if poller is not None:
+                poller.cancel()
+                await asyncio.wait([poller])
+            for waiter in self._waiters:
+                if not waiter.applied.done():
+                    waiter.applied.set_result(False)
+            self._decoder.shutdown(wait=False)
+            await self._sink.close()
+            await self._consumer.close()
+            self._finished.set()
+
+    async def stop(self, timeout_s: float, *, drain: bool = True) -> bool:
+        """Apply what the queue holds now (``drain``) or what is in memory, commit it, and end ``run``.
+
+        ``False`` if ``timeout_s`` passed first: the rest stays in the queue. ``run`` has ended in either
+        case.
+        """
+        deadline = self._monotonic() + timeout_s
+        if drain and not self._finished.is_set():
+            ends: dict[int, int] = {}
+            try:
+                async with asyncio.timeout(timeout_s):
+                    ends = await self._consumer.end_offsets()
+            except (RunstreamError, TimeoutError) as error:
+                logger.warning("cannot ask the queue for its end: %s", error)
+            mine = {partition: end for partition, end in ends.items() if partition in self._polled}
+            await self.flush_until(mine, deadline - self._monotonic())
+        self._stopping = True
+        self._wake.set()
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._monotonic())):
+                await self._finished.wait()
+            return True
+        except TimeoutError:
+            logger.warning("the writer did not finish within %.1f s; the rest stays in the queue", timeout_s)
+            if self._running is not None:
+                self._running.cancel()
+            return False
+
+    async def flush_until(self, offsets: Mapping[int, int], timeout_s: float) -> bool:
+        """Write at once, and wait until everything below ``offsets`` (per partition) is applied.
+
+        ``False`` after ``timeout_s``. Callers at the same time share one block. For any task of the event
+        loop.
+        """
+        try:
+            async with asyncio.timeout(max(0.0, timeout_s)):
+                return await self._wait_until(offsets)
+        except TimeoutError:
+            return False
+        except RunstreamError as error:
+            logger.warning("cannot ask the queue for what is committed: %s", error)
+            return False
+
+    def lag_s(self) -> float:
+        """Age of the oldest polled point that is not applied yet; 0 when there is none."""
+        ages = [self._batch.oldest_ms, self._unsettled_oldest_ms]
+        if self._in_flight is not None:
+            ages.append(self._in_flight.oldest_ms)
+        known = [age for age in ages if age is not None]
+        return max(0.0, self._wall_clock() - min(known) / 1000) if known else 0.0
+
+    def pending_points(self) -> int:
+        """Points polled and not yet in ClickHouse."""
+        return self._batch.rows + (self._in_flight.rows if self._in_flight else 0)
+
+    # Waiting for a flush
+
+    async def _wait_until(self, offsets: Mapping[int, int]) -> bool:
+        await self._started.wait()
+        if any(partition not in self._applied for partition in offsets):
+            # Partitions that appeared, or were assigned, after the start.
+            for partition, offset in (await self._consumer.committed()).items():
+                self._applied.setdefault(partition, offset)
+        if _reached(self._applied, offsets):
+            return True
+        if self._finished.is_set():
+            return False
+        waiter = _Waiter(offsets, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        self._wake.set()
+        try:
+            return await waiter.applied
+        finally:
+            self._waiters.remove(waiter)
+
+    def _notify(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.applied.done() and _reached(self._applied, waiter.offsets):
+                waiter.applied.set_result(True)
+
+    def _wanted(self, positions: Mapping[int, int]) -> bool:
+        """Whether applying up to ``positions`` would release somebody."""
+        return any(_reached(positions, waiter.offsets) for waiter in self._waiters)
+
+    # Polling
+
+    async def _poll(self) -> None:
+        config = self.config
+        loop = asyncio.get_running_loop()
+        while not self._stopping:
+            await self._room.wait()
+            messages = await self._retry("poll", lambda: self._poll_once(config.poll_bytes))
+            if not messages:
+                continue
+            revocations = dict(self._revocations)
+            entries: list[Entry] = await loop.run_in_executor(self._decoder, decode_all, messages)
+            if revocations != self._revocations:
+                entries = [
+                    entry
+                    for entry in entries
+                    if revocations.get(entry.message.partition)
+                    == self._revocations.get(entry.message.partition)
+                ]
+            self._batch.add(entries, self._monotonic())
+            for entry in entries:
+                self._polled[entry.message.partition] = entry.message.next_offset
+            if self._batch.rows >= config.max_rows or self._batch.size_bytes >= config.max_bytes:
+                self._room.clear()
+            self._wake.set()
+
+    async def _poll_once(self, max_bytes: int) -> list[Message]:
+        return await self._consumer.poll(max_bytes=max_bytes, timeout_s=_POLL_S)
+
+    # Writing
+
+    async def _write(self, poller: asyncio.Task[None]) -> None:
+        while True:
+            self._wake.clear()
+            if poller.done():
+                poller.result()
+            now = self._monotonic()
+            # First what is owed: under full load there is always another batch to write.
+            settle_in = self._settle_in(now)
+            if settle_in <= 0:
+                await self._settle()
+                continue
+            due_in = self._due_in(now)
+            if due_in <= 0:
+                await self._apply()
+                continue
+            if self._stopping:
+                return
+            try:
+                async with asyncio.timeout(min(due_in, settle_in, 60.0)):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _due_in(self, now: float) -> float:
+        """Seconds until the batch should be written."""
+        batch, config = self._batch, self.config
+        if not batch or batch.started_at is None:
+            return float("inf")
+        if (
+            batch.rows >= config.max_rows
+            or batch.size_bytes >= config.max_bytes
+            or self._stopping
+            or self._wanted(self._polled)
+        ):
+            return 0
+        busy = batch.rows * 10 >= config.max_rows
+        return batch.started_at + (config.max_linger_s if busy else config.linger_s) - now
+
+    def _settle_in(self, now: float) -> float:
+        """Seconds until newest values should be written and offsets committed."""
+        if not self._unsettled:
+            return float("inf")
+        if self._stopping or self._sink.unsettled_rows >= self.config.max_latest_rows:
+            return 0
+        if self._wanted(self._applied | self._unsettled):
+            return 0
+        return self._settle_after - now
+
+    async def _apply(self) -> None:
+        batch, self._batch = self._batch, Batch()
+        self._in_flight = batch
+        self._room.set()
+        await self._sink.apply(batch)
+        self._in_flight = None
+        self._unsettled |= batch.next_offsets
+        if batch.oldest_ms is not None:
+            oldest = self._unsettled_oldest_ms
+            self._unsettled_oldest_ms = batch.oldest_ms if oldest is None else min(oldest, batch.oldest_ms)
+
+    async def _settle(self) -> None:
+        took = await self._sink.settle()
+        offsets = self._unsettled
+        await self._retry("commit", lambda: self._consumer.commit(offsets))
+        self._unsettled = {}
+        self._unsettled_oldest_ms = None
+        self._applied |= offsets
+        self._settle_after = self._monotonic() + took * self.config.latest_pause
+        self._notify()
+
+    # Partitions that go to another consumer
+
+    async def _revoke(self, partitions: Sequence[int]) -> None:
+        """Finish what is in flight if that takes no longer than the bound; never commit after."""
+        for partition in partitions:
+            self._revocations[partition] = self._revocations.get(partition, 0) + 1
+        self._batch = self._batch.without(partitions)
+        under_way = dict(self._unsettled)
+        if self._in_flight is not None:
+            under_way |= self._in_flight.next_offsets
+        mine = {partition: under_way[partition] for partition in partitions if partition in under_way}
+        if mine and not await self.flush_until(mine, self.config.revoke_timeout_s):
+            logger.warning("partitions %s were revoked before their points were applied", sorted(mine))
+        for partition in partitions:
+            for positions in (self._polled, self._unsettled, self._applied):
+                positions.pop(partition, None)
+            if self._in_flight is not None:
+                self._in_flight.next_offsets.pop(partition, None)
+
+
+def _reached(positions: Mapping[int, int], offsets: Mapping[int, int]) -> bool:
+    return all(positions.get(partition, -1) >= offset for partition, offset in offsets.items())

@@ -1,0 +1,181 @@
+"""Applies a batch: dead letters, one block into ClickHouse, newest values kept for ``latest_metrics``."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from ingest.queue.protocol import Consumer, Message
+from ingest.writer.batch import Batch, Entry
+from ingest.writer.blocks import merge, native_block
+from ingest.writer.latest import LatestValues
+from ingest.writer.newest import latest_rows, newest
+from ingest.writer.retry import Retry
+from ingest.writer.stats import Flush, WriterStats
+from schemas.database import Database, DatabaseError
+from schemas.migrations import METRICS_COLUMNS, METRICS_TABLE
+from schemas.record import PointColumns
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def _no_points() -> PointColumns:
+    codes, numbers = np.empty(0, np.uint32), np.empty(0, np.int64)
+    return PointColumns([], [], codes, codes, numbers, numbers, np.empty(0, np.float64), 0)
+
+
+class Sink:
+    """Writes batches, one at a time; blocking work runs in one thread of its own.
+
+    ``apply`` makes a batch's points readable in ClickHouse; ``settle`` writes the newest values of everything
+    applied since the last one. Offsets may be committed only after ``settle``. Everything may be repeated.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        database: Database,
+        latest: LatestValues,
+        stats: WriterStats,
+        retry: Retry,
+        *,
+        stream: str,
+    ) -> None:
+        self._consumer = consumer
+        self._database = database
+        self._latest = latest
+        self._stats = stats
+        self._retry = retry
+        self._stream = stream
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="runstream-writer")
+        self._newest: list[PointColumns] = []
+        self.unsettled_rows = 0
+
+    async def apply(self, batch: Batch) -> None:
+        """Store the batch's points; what cannot be stored becomes a dead letter. Retries for ever."""
+        good = []
+        for entry in batch.entries:
+            if entry.reason is not None:
+                await self._dead_letter(entry.message, entry.reason)
+            elif entry.points is not None and len(entry.points):
+                good.append(entry)
+        if good:
+            await self._insert(good)
+        self._stats.records += len(batch.entries)
+        self._stats.record_bytes += sum(len(entry.message.payload) for entry in batch.entries)
+
+    async def settle(self) -> float:
+        """Write the newest values; returns the seconds that it took."""
+        if not self._newest:
+            return 0.0
+        pending = self._newest
+        started = time.monotonic()
+        rows = await self._run(lambda: latest_rows(newest(merge(pending))))
+        await self._retry("latest values", lambda: self._run(lambda: self._latest.upsert(rows)))
+        self._newest = []
+        self.unsettled_rows = 0
+        took = time.monotonic() - started
+        self._stats.latest_rows += len(rows)
+        self._stats.latest_s += took
+        return took
+
+    async def close(self) -> None:
+        """Wait for the thread; what is unsettled is forgotten, and will be delivered again."""
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _insert(self, entries: list[Entry]) -> None:
+        parts = [entry.points for entry in entries if entry.points is not None]
+
+        def encode() -> tuple[bytes, PointColumns, int]:
+            points = merge(parts)
+            return native_block(points), newest(points), len(points)
+
+        block, new, rows = await self._run(encode)
+        token = deduplication_token(self._stream, [entry.message for entry in entries], block)
+        started = time.monotonic()
+        try:
+            await self._retry("insert", lambda: self._insert_block(block, token))
+        except DatabaseError as error:
+            del block
+            await self._divide(entries, error)
+            return
+        took = time.monotonic() - started
+        self._newest.append(new)
+        self.unsettled_rows += len(new)
+        self._stats.points += rows
+        self._stats.block_bytes += len(block)
+        self._stats.flushes += 1
+        self._stats.insert_s += took
+        self._stats.on_flush(Flush(rows, len(block), took))
+
+    async def _insert_block(self, block: bytes, token: str) -> None:
+        try:
+            await self._run(
+                lambda: self._database.insert_native(
+                    METRICS_TABLE, METRICS_COLUMNS, block, deduplication_token=token
+                )
+            )
+        except DatabaseError as error:
+            if error.retryable or await self._accepts_inserts():
+                raise
+            # The table, the rights or the settings are wrong, not these records: somebody has to repair that.
+            raise DatabaseError(str(error), code=error.code, retryable=True) from error
+
+    async def _accepts_inserts(self) -> bool:
+        """Whether a block without rows goes in, by the same way as any other."""
+        try:
+            await self._run(
+                lambda: self._database.insert_native(
+                    METRICS_TABLE, METRICS_COLUMNS, native_block(_no_points())
+                )
+            )
+        except DatabaseError as error:
+            logger.debug("an empty block is refused too: %s", error)
+            return False
+        return True
+
+    async def _divide(self, entries: list[Entry], error: DatabaseError) -> None:
+        """ClickHouse refuses this block but not others: find the records it is about."""
+        if len(entries) == 1:
+            await self._dead_letter(entries[0].message, f"ClickHouse refused the points: {error}")
+            return
+        middle = len(entries) // 2
+        await self._insert(entries[:middle])
+        await self._insert(entries[middle:])
+
+    async def _dead_letter(self, message: Message, reason: str) -> None:
+        logger.error(
+            "record at offset %d of partition %d becomes a dead letter: %s",
+            message.offset,
+            message.partition,
+            reason,
+        )
+        await self._retry("dead letter", lambda: self._consumer.dead_letter(message, reason))
+        self._stats.dead_letters += 1
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def deduplication_token(stream: str, messages: Sequence[Message], block: bytes) -> str:
+    """Names an insert by where its records are, and by its content.
+
+    The content belongs to it because offsets begin anew when a queue is made anew.
+    """
+    spans: dict[int, tuple[int, int]] = {}
+    for message in messages:
+        first, _ = spans.get(message.partition, (message.offset, 0))
+        spans[message.partition] = (first, message.offset)
+    places = ";".join(f"{partition}:{first}-{last}" for partition, (first, last) in sorted(spans.items()))
+    digest = hashlib.blake2b(places.encode(), digest_size=16).hexdigest() if len(places) > 200 else places
+    return f"{stream}/{digest}/{zlib.crc32(block):08x}"
