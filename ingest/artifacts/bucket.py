@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import mimetypes
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -123,7 +123,7 @@ class BucketStore:
                 return limit
         return number
 
-    async def put(self, path: str, blocks: AsyncIterator[bytes], *, size: int | None) -> None:
+    async def put(self, path: str, blocks: AsyncIterable[bytes], *, size: int | None) -> None:
         """See ``ArtifactStore.put``."""
         if not path:
             raise NotAFileError(f"{NOT_A_FILE}: ''")

@@ -17,7 +17,7 @@ import shutil
 import stat
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,7 +88,7 @@ class FolderStore:
         """See ``ArtifactStore.count``."""
         return await self._call(lambda: self._count(path, limit), path)
 
-    async def put(self, path: str, blocks: AsyncIterator[bytes], *, size: int | None) -> None:
+    async def put(self, path: str, blocks: AsyncIterable[bytes], *, size: int | None) -> None:
         """See ``ArtifactStore.put``."""
         target = await self._call(lambda: self._destination(path), path)
         temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"

@@ -6,7 +6,7 @@ Paths are canonical (``ingest.artifacts.paths``) and relative to the store's roo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -99,7 +99,7 @@ class ArtifactStore(Protocol):
         """Objects below a directory at any depth; stops counting at ``limit``."""
         ...
 
-    async def put(self, path: str, blocks: AsyncIterator[bytes], *, size: int | None) -> None:
+    async def put(self, path: str, blocks: AsyncIterable[bytes], *, size: int | None) -> None:
         """Store an object, replacing what was there. Nothing is visible at ``path`` before the last byte is stored;
         if ``blocks`` raises (or the store fails) nothing of the upload remains, and that error is raised.
         ``size`` is the announced length, or ``None``; memory stays bounded by ``upload_bytes(size)``."""

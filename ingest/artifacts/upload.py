@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import obstore
@@ -98,7 +98,7 @@ class Uploader:
     async def put(
         self,
         key: str,
-        blocks: AsyncIterator[bytes],
+        blocks: AsyncIterable[bytes],
         *,
         size: int | None,
         attributes: Mapping[str, str] | None = None,
@@ -177,7 +177,7 @@ class Uploader:
             await asyncio.wait(set(self._settling), timeout=_SETTLE_S)
 
 
-async def joined(blocks: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
+async def joined(blocks: AsyncIterable[bytes], size: int) -> AsyncIterator[bytes]:
     """Collect small blocks into blocks of at least ``size`` bytes."""
     held: list[bytes] = []
     length = 0
