@@ -130,8 +130,8 @@ class Writer:
     async def stop(self, timeout_s: float, *, drain: bool = True) -> bool:
         """Apply what the queue holds now (``drain``) or what is in memory, commit it, and end ``run``.
 
-        ``False`` if ``timeout_s`` passed first: the rest stays in the queue. ``run`` has ended in either
-        case.
+        ``False`` if ``timeout_s`` passed first: the rest stays in the queue, and ``run`` is cancelled; it ends
+        once a statement that is under way in its thread does.
         """
         deadline = self._monotonic() + timeout_s
         if drain and not self._finished.is_set():
