@@ -46,16 +46,25 @@ class Client:
     def _call(self, method: str, target: str, body: bytes | None) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         try:
-            self._connection.request(method, target, body, headers)
-            answer = self._connection.getresponse()
-            data = answer.read()
-        except (OSError, http.client.HTTPException):
-            self._connection.close()
-            raise
+            answer, data = self._exchange(method, target, body, headers)
+        except (http.client.RemoteDisconnected, ConnectionError):
+            # The server has closed the idle connection; the request was not taken.
+            answer, data = self._exchange(method, target, body, headers)
         if answer.status != 200:
             raise ApiError(answer.status, data.decode(errors="replace"))
         parsed: dict[str, Any] = json.loads(data or b"{}")
         return parsed
+
+    def _exchange(
+        self, method: str, target: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        try:
+            self._connection.request(method, target, body, headers)
+            answer = self._connection.getresponse()
+            return answer, answer.read()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            raise
 
     def create_experiment(self, name: str) -> str:
         return str(self.post(API + "experiments/create", {"name": name})["experiment_id"])

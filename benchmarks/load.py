@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 # What the ledger says of a request.
 NOT_SENT, ACKNOWLEDGED, REFUSED, FAILED, LOST = range(5)
-_GRACE_S = 90.0
+_GRACE_S = 45.0
 
 
 @dataclass(frozen=True)

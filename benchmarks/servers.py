@@ -26,7 +26,7 @@ import psutil
 from benchmarks.postgres import PostgresCluster, find_postgres
 
 _START_TIMEOUT_S = 120.0
-_STOP_TIMEOUT_S = 60.0
+_STOP_TIMEOUT_S = 30.0
 _FOREIGN_PREFIXES = ("RUNSTREAM_", "MLFLOW_", "_MLFLOW_", "FML_", "PYTEST_")
 
 

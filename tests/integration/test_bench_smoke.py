@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+
 from benchmarks import verify, workloads
 from benchmarks.client import Client
 from benchmarks.load import ACKNOWLEDGED, FAILED, Job, Load
