@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from support.mlflow_client import Rest
 from support.runstream_server import RunstreamServer
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import psutil
 import pytest
+
 from support.ledger import Ledger, Load
 from support.mlflow_client import Rest
 from support.runstream_server import RunstreamServer

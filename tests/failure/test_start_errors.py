@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from support.ledger import Load
 from support.mlflow_client import Rest
 from support.runstream_server import RunstreamServer

@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
+
 from support.mlflow_client import Rest
 
 T0 = 1_700_000_000_000

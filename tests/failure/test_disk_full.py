@@ -1,0 +1,162 @@
+"""A full disk, and a log that nobody consumes.
+
+Writes are refused politely, nothing acknowledged is lost, and it goes on by itself when there is room again.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.ledger import Load
+from support.mlflow_client import Rest
+from support.runstream_server import RunstreamServer
+
+MIB = 1 << 20
+DISK_BYTES = 400 * MIB
+WITHIN_S = 60.0
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+ServerFactory = Callable[..., RunstreamServer]
+NewRuns = Callable[[str, int], list[str]]
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A disk of this many bytes; skips where mounting is not allowed."""
+    folder.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.skip(f"mounting needs more rights: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take all the room that is left."""
+    ballast = disk / "ballast"
+    with ballast.open("ab", buffering=0) as file:
+        for size in (MIB, 4096, 1):
+            try:
+                while file.write(b"\0" * size) == size:
+                    pass
+            except OSError:
+                continue
+    return ballast
+
+
+def await_refusals(load: Load, count: int = 5) -> None:
+    """Wait for 503s, with ``Retry-After``."""
+    before = len(load.refusals)
+    deadline = time.monotonic() + WITHIN_S
+    while len(load.refusals) < before + count:
+        assert time.monotonic() < deadline, "nothing is refused"
+        time.sleep(0.02)
+    assert {(r.status, bool(r.retry_after)) for r in load.refusals} == {(503, True)}, load.refusals[:3]
+
+
+def check(server: RunstreamServer, load: Load) -> None:
+    """Every acknowledged point is there exactly once."""
+    assert load.errors == []
+    with Rest(server.url) as rest:
+        assert [fault for ledger in load.ledgers for fault in ledger.faults(rest)] == []
+
+
+def test_disk_full(make_server: ServerFactory, new_runs: NewRuns, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", DISK_BYTES) as disk:
+        with make_server(disk / "data") as server:
+            for _ in range(2):
+                with Load(server.url, new_runs(server.url, 3), seed=3, pause_s=0) as load:
+                    load.await_progress(1000)
+                    ballast = fill(disk)
+                    await_refusals(load)
+                    processes = {name: process.pid for name, process in server.processes().items()}
+                    ballast.unlink()
+                    load.await_progress(1000)
+                check(server, load)
+                assert {name: process.pid for name, process in server.processes().items()} == processes
+            assert server.stop() == 0
+
+
+def test_killed_on_a_full_disk(make_server: ServerFactory, new_runs: NewRuns, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", DISK_BYTES) as disk:
+        server = make_server(disk / "data").start()
+        with Load(server.url, new_runs(server.url, 3), seed=4, pause_s=0) as load:
+            load.await_progress(1000)
+            ballast = fill(disk)
+            await_refusals(load)
+            server.kill()
+        ballast.unlink()
+        server.start()
+        check(server, load)
+        assert server.stop() == 0
+
+
+def test_start_on_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2 * MIB) as disk:
+        ballast = fill(disk)
+        command = [
+            sys.executable,
+            "-m",
+            "runstream",
+            "serve",
+            "--port",
+            "0",
+            "--data-dir",
+            str(disk / "data"),
+        ]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False)
+        ballast.unlink()
+    assert ended.returncode == 1, ended
+    messages = [line for line in ended.stderr.splitlines() if line.startswith("runstream: ")]
+    assert any("No space left" in line for line in messages), ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_log_is_bounded_while_the_writer_is_away(make_server: ServerFactory, new_runs: NewRuns) -> None:
+    bound = 2 * MIB
+    with make_server(environment={"RUNSTREAM_QUEUE_MAX_BYTES": str(bound)}) as server:
+        log = server.data_dir / "log"
+        with Load(server.url, new_runs(server.url, 3), seed=5, pause_s=0, max_points=800) as load:
+            load.await_progress(1000)
+            storage = server.processes()["storage"]
+            storage.send_signal(signal.SIGSTOP)
+            try:
+                await_refusals(load)
+                assert used(log) < bound * 1.25
+                assert any("has not consumed" in refusal.body for refusal in load.refusals)
+            finally:
+                storage.send_signal(signal.SIGCONT)
+            load.await_progress(1000)
+        check(server, load)
+        deadline = time.monotonic() + WITHIN_S
+        while used(log) > bound / 2:
+            assert time.monotonic() < deadline, f"consumed segments stay: {used(log)} bytes"
+            time.sleep(0.1)
+        assert server.stop() == 0
+
+
+def used(folder: Path) -> int:
+    """Bytes on the disk of all files below."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            pass
+    return total
