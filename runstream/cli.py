@@ -116,10 +116,10 @@ def gateway(**flags: Any) -> None:
     """Run a gateway: what MLflow clients talk to. Start as many as you like."""
     die_with_parent()
     _require("server", "aiohttp", "msgspec", "pydantic_settings")
-    from runstream import roles
+    from runstream.roles import gateway as role
     from runstream.settings import GatewaySettings, load
 
-    roles.run_gateway(load(GatewaySettings, **flags))
+    role.run(load(GatewaySettings, **flags))
 
 
 @main.command()
@@ -128,11 +128,11 @@ def writer(**flags: Any) -> None:
     """Run a writer: takes points from the queue to ClickHouse. Start up to one per partition."""
     die_with_parent()
     _require("server", "aiohttp", "clickhouse_connect", "pydantic_settings")
-    from runstream import roles
+    from runstream.roles import storage as role
     from runstream.settings import StorageSettings, load
 
     flags.setdefault("port", None)
-    roles.run_writer(load(StorageSettings, **{**flags, "port": flags["port"] or 5003}))
+    role.run_writer(load(StorageSettings, **{**flags, "port": flags["port"] or 5003}))
 
 
 @main.command()
@@ -141,10 +141,10 @@ def query(**flags: Any) -> None:
     """Run a query service: answers metric reads from ClickHouse."""
     die_with_parent()
     _require("server", "aiohttp", "clickhouse_connect", "pydantic_settings")
-    from runstream import roles
+    from runstream.roles import storage as role
     from runstream.settings import StorageSettings, load
 
-    roles.run_query(load(StorageSettings, **{**flags, "port": flags["port"] or 5002}))
+    role.run_query(load(StorageSettings, **{**flags, "port": flags["port"] or 5002}))
 
 
 @main.command()
@@ -153,10 +153,10 @@ def storage(**flags: Any) -> None:
     """Run writer and query service in one process, as an embedded ClickHouse (chdb://) needs."""
     die_with_parent()
     _require("server", "aiohttp", "clickhouse_connect", "pydantic_settings")
-    from runstream import roles
+    from runstream.roles import storage as role
     from runstream.settings import StorageSettings, load
 
-    roles.run_storage(load(StorageSettings, **{**flags, "port": flags["port"] or 5002}))
+    role.run_storage(load(StorageSettings, **{**flags, "port": flags["port"] or 5002}))
 
 
 @main.command()

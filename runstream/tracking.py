@@ -7,7 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from runstream.settings import TrackingSettings
 from schemas.errors import ConfigError
@@ -48,9 +48,12 @@ def environment(settings: TrackingSettings) -> dict[str, str]:
     chosen = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_SECRETS_CACHE_TTL": "60",
+        "MLFLOW_SERVER_SECRETS_CACHE_MAX_SIZE": "1000",
     }
     return {
         **{name: value for name, value in chosen.items() if name not in os.environ},
+        **_server_variables(settings),
         "RUNSTREAM_TRACKING_PLUGIN": "1",
         "RUNSTREAM_GATEWAY_URL": settings.gateway,
         "RUNSTREAM_QUERY_URL": settings.query,
@@ -70,13 +73,38 @@ def prepare_sqlite(metadata: str) -> None:
         raise ConfigError(f"cannot open the metadata database {path}: {error}") from error
 
 
+def _server_variables(settings: TrackingSettings) -> dict[str, str]:
+    """What ``mlflow server`` hands to the uvicorn it starts; modules read some of it when they are imported.
+
+    The names are MLflow's own (``mlflow.server``). Should they change, ``_become`` notices.
+    """
+    variables = {
+        "_MLFLOW_SERVER_FILE_STORE": settings.metadata.get_secret_value(),
+        "_MLFLOW_SERVER_REGISTRY_STORE": settings.metadata.get_secret_value(),
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": settings.artifacts,
+        "_MLFLOW_SGI_NAME": "uvicorn",
+        "_MLFLOW_IN_JOB_EXECUTOR": "false",
+    }
+    if settings.static_prefix:
+        variables["_MLFLOW_STATIC_PREFIX"] = settings.static_prefix
+    if settings.allowed_hosts:
+        variables["MLFLOW_SERVER_ALLOWED_HOSTS"] = settings.allowed_hosts
+    if settings.cors_allowed_origins:
+        variables["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = settings.cors_allowed_origins
+    return variables
+
+
 def run(settings: TrackingSettings) -> None:
     """Become the MLflow server; does not return.
 
     ``mlflow server`` prepares its database and then starts uvicorn as a child and waits. With jobs off there is
     nothing left for the waiting process to do, so this process becomes uvicorn instead: one process to watch and
-    to stop, and its memory saved once.
+    to stop, its memory held once, and its modules (seconds of work) imported once.
     """
+    if not settings.internal_token.get_secret_value():
+        raise ConfigError("RUNSTREAM_INTERNAL_TOKEN is not set; give every role the same secret")
     metadata = settings.metadata.get_secret_value()
     if metadata.startswith("sqlite:///"):
         prepare_sqlite(metadata)
@@ -89,7 +117,17 @@ def run(settings: TrackingSettings) -> None:
     cli.main(args=command(settings), prog_name="mlflow", standalone_mode=True)
 
 
-def _become(arguments: Sequence[str], extra_env: Mapping[str, str] | None = None, **_: Any) -> None:
+def _become(arguments: Sequence[str], extra_env: Mapping[str, str] | None = None, **_: Any) -> NoReturn:
+    wanted = dict(extra_env or {})
+    # An id per start, which nothing reads before it is used.
+    late = {name: value for name, value in wanted.items() if os.environ.get(name) != value}
+    in_place = set(late) <= {"_MLFLOW_SERVER_BOOT_ID"} and list(arguments[1:3]) == ["-m", "uvicorn"]
+    os.environ.update(late)
+    if in_place:
+        import uvicorn
+
+        uvicorn.main(args=list(arguments[3:]), prog_name="uvicorn", standalone_mode=True)
+        sys.exit(0)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execvpe(arguments[0], list(arguments), {**os.environ, **(extra_env or {})})
+    os.execvpe(arguments[0], list(arguments), os.environ)

@@ -1,0 +1,1 @@
+"""Settings into running roles: here, and only here, parts are put together."""

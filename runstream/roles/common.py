@@ -1,0 +1,35 @@
+"""What every role does: run its loop, listen, know the shared secret."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+import uvloop
+
+from runstream.settings import GatewaySettings, StorageSettings
+from runstream.webserver import inherited_socket, listening_socket
+from schemas.errors import ConfigError
+
+
+def run(role: Coroutine[Any, Any, None]) -> None:
+    """Run a role's main coroutine on a loop of its own."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(role)
+
+
+def token(settings: GatewaySettings | StorageSettings) -> str:
+    """The secret that the roles share. Raises ``ConfigError`` if there is none."""
+    secret = settings.internal_token.get_secret_value()
+    if not secret:
+        raise ConfigError("RUNSTREAM_INTERNAL_TOKEN is not set; give every role the same secret")
+    return secret
+
+
+def listener(settings: GatewaySettings | StorageSettings) -> socket.socket:
+    """The role's listening socket: the supervisor's, or one of its own. Gateways of a machine share a port."""
+    if settings.fd is not None:
+        return inherited_socket(settings.fd)
+    return listening_socket(settings.host, settings.port, reuse_port=isinstance(settings, GatewaySettings))
