@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+
 from ingest.gateway.admission import Admission, RefusedError
 from ingest.gateway.epochs import Epochs
 from ingest.gateway.upstream import Upstream, UpstreamUnavailableError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from ingest.gateway.batching import Batcher, Points
 from ingest.queue.protocol import Depth
 from schemas.errors import QueueFullError, QueueUnavailableError

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
+from prometheus_client import CollectorRegistry
+
 from ingest.gateway.admission import Identity
 from ingest.gateway.framing import NotPlainError, read_head
 from ingest.gateway.hosts import HostRules
 from ingest.gateway.lean import LeanServer
 from ingest.gateway.log_request import LogRequest
 from ingest.gateway.telemetry import GatewayTelemetry
-from prometheus_client import CollectorRegistry
 from schemas.errors import QueueFullError
 
 

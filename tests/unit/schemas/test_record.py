@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from schemas.errors import BadRecordError
 from schemas.record import CODEC_LZ4, CODEC_NONE, HEADER, RecordBuilder, decode, point_count
 
