@@ -186,7 +186,7 @@ class FolderStore:
                     continue
                 if len(entries) >= max_entries:
                     raise ArtifactTooLargeError(f"the directory has more than {max_entries} entries")
-                with contextlib.suppress(FileNotFoundError):  # gone since, or a link to nothing
+                with contextlib.suppress(OSError):  # gone since, or a link to nothing or to itself
                     is_dir = one.is_dir()
                     entries.append(Entry(one.name, is_dir, 0 if is_dir else one.stat().st_size))
         return sorted(entries, key=lambda entry: entry.name)

@@ -52,7 +52,7 @@ def destination(raw: str) -> str:
     head, name = posixpath.split(decoded)
     if not name or name == ".":
         raise InvalidPathError("Artifact path must include a filename (cannot end with '/').")
-    if head and posixpath.normpath(head) != head:
+    if head and (posixpath.normpath(head) != head or head == "."):
         raise InvalidPathError(
             f"Invalid artifact path: '{head}'. Names may be treated as files in certain cases, and must not resolve "
             f"to other names when treated as such. This name would resolve to {posixpath.normpath(head)!r}"

@@ -99,17 +99,13 @@ class ArtifactPages:
         path = paths.canonical(_argument(request, "path"))
         query = urlencode({"name": _argument(request, "name"), "version": _argument(request, "version")})
         found = await self._get(request, f"/api/2.0/mlflow/model-versions/get-download-uri?{query}")
-        return await self._routes.download(request, paths.join(_root(found.get("artifact_uri")), path))
+        root = await self._model_root(request, str(found.get("artifact_uri")))
+        return await self._routes.download(request, paths.join(root, path))
 
     async def _of_model(self, request: web.Request) -> web.StreamResponse:
         path = paths.canonical(_argument(request, "artifact_file_path"))
-        model_id = quote(request.match_info["model_id"], safe="")
-        found = await self._get(request, f"/api/2.0/mlflow/logged-models/{model_id}")
-        try:
-            uri = found["model"]["info"]["artifact_uri"]
-        except (KeyError, TypeError):
-            raise _Elsewhere from None
-        return await self._routes.download(request, paths.join(_root(uri), path))
+        root = _root(await self._model_uri(request, request.match_info["model_id"]))
+        return await self._routes.download(request, paths.join(root, path))
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         below = paths.canonical(request.query.get("path", ""))
@@ -143,6 +139,22 @@ class ArtifactPages:
         info["multipart_downloads_enabled"] = store.signs_downloads
         return answers.of_json(info)
 
+    async def _model_root(self, request: web.Request, uri: str) -> str:
+        """The root of a model version's artifacts, which may be given by its run or its logged model."""
+        if uri.startswith("runs:/"):
+            run_id, _, below = uri.removeprefix("runs:/").partition("/")
+            return paths.join(_root(await self._uri_of_run(request, run_id)), paths.canonical(below))
+        if uri.startswith("models:/m-") and "/" not in uri.removeprefix("models:/"):
+            return _root(await self._model_uri(request, uri.removeprefix("models:/")))
+        return _root(uri)
+
+    async def _model_uri(self, request: web.Request, model_id: str) -> str:
+        found = await self._get(request, f"/api/2.0/mlflow/logged-models/{quote(model_id, safe='')}")
+        try:
+            return str(found["model"]["info"]["artifact_uri"])
+        except (KeyError, TypeError):
+            raise _Elsewhere from None
+
     async def _run_root(self, request: web.Request) -> str:
         return _root(await self._run_uri(request))
 
@@ -150,6 +162,9 @@ class ArtifactPages:
         run_id = request.query.get("run_id") or request.query.get("run_uuid")
         if not run_id:
             raise _Elsewhere
+        return await self._uri_of_run(request, run_id)
+
+    async def _uri_of_run(self, request: web.Request, run_id: str) -> str:
         found = await self._get(request, f"/api/2.0/mlflow/runs/get?{urlencode({'run_id': run_id})}")
         try:
             return str(found["run"]["info"]["artifact_uri"])
