@@ -100,6 +100,13 @@ class _Artifacts(_Environment):
         "file:runstream-data/artifacts", description="file:///PATH, s3://…, gs://…, az://…"
     )
 
+    artifacts_max_bytes: int | None = Field(None, ge=1, description="largest artifact; larger ones get 413")
+    artifacts_max_files: int | None = Field(None, ge=1, description="most artifacts of one run or model")
+    artifacts_memory: int = Field(384 * _MIB, ge=16 * _MIB, description="bytes that all transfers may hold")
+    artifacts_stall_s: float = Field(60, gt=0, description="a transfer without progress ends after this")
+    artifacts_direct: bool = Field(True, description="hand out signed addresses where the store can sign")
+    artifacts_public_endpoint: str | None = Field(None, description="the S3 endpoint as clients see it")
+
     @field_validator("artifacts")
     @classmethod
     def _known_artifacts(cls, value: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ingest.artifacts.locations import mlflow_destination
 from runstream.settings import TrackingSettings
 from schemas.errors import ConfigError
 
@@ -21,7 +23,7 @@ def command(settings: TrackingSettings) -> list[str]:
         "--backend-store-uri",
         metadata,
         "--artifacts-destination",
-        settings.artifacts,
+        _destination(settings),
         "--host",
         settings.host,
         "--port",
@@ -73,6 +75,10 @@ def prepare_sqlite(metadata: str) -> None:
         raise ConfigError(f"cannot open the metadata database {path}: {error}") from error
 
 
+def _destination(settings: TrackingSettings) -> str:
+    return mlflow_destination(settings.artifacts, os.environ)
+
+
 def _server_variables(settings: TrackingSettings) -> dict[str, str]:
     """What ``mlflow server`` hands to the uvicorn it starts; modules read some of it when they are imported.
 
@@ -83,7 +89,7 @@ def _server_variables(settings: TrackingSettings) -> dict[str, str]:
         "_MLFLOW_SERVER_REGISTRY_STORE": settings.metadata.get_secret_value(),
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
         "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
-        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": settings.artifacts,
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": _destination(settings),
         "_MLFLOW_SGI_NAME": "uvicorn",
         "_MLFLOW_IN_JOB_EXECUTOR": "false",
     }
@@ -109,6 +115,8 @@ def run(settings: TrackingSettings) -> None:
     if metadata.startswith("sqlite:///"):
         prepare_sqlite(metadata)
     os.environ.update(environment(settings))
+    # MLflow's to mend; it would be the first thing that everybody reads.
+    warnings.filterwarnings("ignore", message="starlette.middleware.wsgi is deprecated")
     import mlflow.server
     from mlflow.cli import cli
 

@@ -12,6 +12,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from ingest.gateway.admission import Admission
+from ingest.gateway.artifact_app import add_artifact_routes
+from ingest.gateway.artifact_telemetry import ArtifactTelemetry
 from ingest.gateway.batching import Batcher
 from ingest.gateway.config import GatewayConfig
 from ingest.gateway.epochs import Epochs
@@ -86,6 +88,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         internal_token=config.internal_token,
         barrier_timeout_s=config.barrier_timeout_s,
         retry_after_s=config.retry_after_s,
+        mlflow_judges_reads=config.mlflow_judges_reads,
     )
     writes = MetricRoutes(
         intake=intake,
@@ -97,6 +100,16 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         retry_after_s=config.retry_after_s,
     )
     app = web.Application(client_max_size=config.max_body_bytes)
+    if config.artifacts is not None and not config.mlflow_judges_reads:
+        add_artifact_routes(
+            app,
+            config.artifacts,
+            prefix=config.static_prefix,
+            ask=tracking.get,
+            relay=reads.relay,
+            hosts=hosts,
+            telemetry=ArtifactTelemetry(),
+        )
     HealthRoutes(Readiness(tracking, query), parts.expose).add_to(app)
     writes.add_to(app, config.static_prefix)
     reads.add_to(app, config.static_prefix)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ingest.gateway.artifact_config import ArtifactConfig
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Addresses and bounds of one gateway process.
 
     ``tracking_url`` is the MLflow server, ``query_url`` the query service, both without a trailing slash.
-    ``internal_token`` is shared with both and never leaves the server's machines.
+    ``internal_token`` is shared with both and never leaves the server's machines. With ``mlflow_judges_reads`` (its
+    basic-auth) histories and artifacts go through the MLflow server, which knows who may see what; ``artifacts=None``
+    leaves artifacts to it as well.
     """
 
     tracking_url: str
@@ -18,6 +22,8 @@ class GatewayConfig:
     internal_token: str
     allowed_hosts: str | None = None
     static_prefix: str = ""
+    mlflow_judges_reads: bool = False
+    artifacts: ArtifactConfig | None = None
     max_body_bytes: int = 16 << 20
     linger_ms: float = 1.0
     max_record_bytes: int = 1 << 20

@@ -16,10 +16,9 @@ from ingest.gateway.epochs import Epochs
 from ingest.gateway.hosts import HostRules
 from ingest.gateway.telemetry import GatewayTelemetry
 from ingest.gateway.upstream import Upstream, UpstreamUnavailableError
+from schemas.errors import MlflowError
 
 Relay = Callable[[web.Request], Awaitable[web.StreamResponse]]
-# Asks the MLflow server whether this caller may read these runs; an answer other than None refuses.
-ReadCheck = Callable[[web.Request], Awaitable[web.Response | None]]
 
 STALE_HEADER = "X-Runstream-Stale"
 _APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
@@ -46,7 +45,7 @@ class ReadRoutes:
         internal_token: str,
         barrier_timeout_s: float,
         retry_after_s: int,
-        read_check: ReadCheck | None = None,
+        mlflow_judges_reads: bool,
     ) -> None:
         self._tracking = tracking
         self._query = query
@@ -56,7 +55,7 @@ class ReadRoutes:
         self._token_header = {"X-Runstream-Token": internal_token, "Content-Type": "application/json"}
         self._barrier_timeout_ms = int(barrier_timeout_s * 1000)
         self._retry_after_s = retry_after_s
-        self._read_check = read_check
+        self._mlflow_judges_reads = mlflow_judges_reads
 
     def add_to(self, app: web.Application, prefix: str) -> None:
         """Mount the routes; the last one takes whatever no other route has."""
@@ -81,18 +80,28 @@ class ReadRoutes:
 
     async def history(self, request: web.Request) -> web.StreamResponse:
         """A metric history, from the query service."""
-        if not self._hosts.serves(request):
+        if self._mlflow_judges_reads or not self._hosts.serves(request):
             return await self.relay(request)
-        return await self.own(request)
+        return await self._ask_query(request)
 
     async def own(self, request: web.Request) -> web.StreamResponse:
-        """A route of the query service."""
+        """A route of the query service, for callers that MLflow's host and origin rules let in."""
+        if self._mlflow_judges_reads:
+            refusal = MlflowError(
+                "Runstream's own API does not know MLflow's permissions and is off with basic-auth",
+                "PERMISSION_DENIED",
+                403,
+            )
+            return answers.refusal(refusal, self._retry_after_s)
+        if not self._hosts.allows(request.headers.get("Host", "")) or _is_foreign(request):
+            return answers.refusal(
+                MlflowError("Cross-origin request blocked", "PERMISSION_DENIED", 403), self._retry_after_s
+            )
+        return await self._ask_query(request)
+
+    async def _ask_query(self, request: web.Request) -> web.StreamResponse:
         self._telemetry.request("history")
         try:
-            if self._read_check is not None:
-                refused = await self._read_check(request)
-                if refused is not None:
-                    return refused
             return await self._query.relay(request)
         except UpstreamUnavailableError as error:
             self._telemetry.refused("query_away")
@@ -167,3 +176,9 @@ class ReadRoutes:
         except UpstreamUnavailableError as error:
             self._telemetry.refused("tracking_away")
             return answers.refusal(error, self._retry_after_s)
+
+
+def _is_foreign(request: web.Request) -> bool:
+    """Whether a page of another origin sent this; pages served from here name our own host as their origin."""
+    origin = request.headers.get("Origin")
+    return origin is not None and origin.split("://", 1)[-1] != request.headers.get("Host")

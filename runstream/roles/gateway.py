@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ingest.gateway.app import GatewayParts, create_gateway
+from ingest.gateway.artifact_config import ArtifactConfig
 from ingest.gateway.config import GatewayConfig
 from ingest.gateway.telemetry import GatewayTelemetry
 from runstream import logs
@@ -41,6 +42,16 @@ def _config(settings: GatewaySettings) -> GatewayConfig:
         internal_token=common.token(settings),
         allowed_hosts=settings.allowed_hosts,
         static_prefix=settings.static_prefix,
+        mlflow_judges_reads=settings.basic_auth,
+        artifacts=ArtifactConfig(
+            url=settings.artifacts,
+            max_bytes=settings.artifacts_max_bytes,
+            max_files=settings.artifacts_max_files,
+            transfer_memory_bytes=settings.artifacts_memory,
+            stall_s=settings.artifacts_stall_s,
+            direct=settings.artifacts_direct,
+            public_endpoint=settings.artifacts_public_endpoint,
+        ),
         max_body_bytes=settings.max_body_bytes,
         linger_ms=settings.linger_ms,
         max_record_bytes=settings.max_record_bytes,
