@@ -108,6 +108,9 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if first is not None and session.rows[0].shape.points == 1000:
             outcome["limits"].append(_limit(first, folder / f"limit-{turn}", profile.limit_seconds))
         for name in session.contenders:
+            if time.monotonic() - began > profile.budget_s:
+                left_out.append(f"{name}, session {session.name}, turn {turn + 1}: no time left")
+                continue
             home = folder / f"{turn}-{name}"
             session_run = SessionRun(CONTENDERS[name](home), session, profile, bodies, folder / "loads")
             try:

@@ -10,7 +10,6 @@ Each request is sent once. After the deadline nothing new is sent, and the answe
 from __future__ import annotations
 
 import contextlib
-import heapq
 import json
 import mmap
 import resource
@@ -19,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -179,15 +179,15 @@ class Generator:
                     self._settle(connection, LOST, "no answer")
 
     def _open_loop(self, started: float, deadline: float, rate: float) -> None:
-        waiting: list[float] = []
+        waiting: deque[float] = deque()
         due_number = 0
         while (now := time.monotonic()) < deadline and self._next < self._end:
             while (due := started + due_number / rate) <= now:
-                heapq.heappush(waiting, due)
+                waiting.append(due)
                 due_number += 1
             while waiting and self._idle and self._next < self._end:
-                due = heapq.heappop(waiting)
-                self._send(self._idle.pop(), now if self._job.drop_late else due)
+                fell_due = waiting.popleft()
+                self._send(self._idle.pop(), now if self._job.drop_late else fell_due)
             if self._job.drop_late:
                 self._left_out += len(waiting)
                 waiting.clear()

@@ -17,7 +17,13 @@ def draw(outcome: dict[str, Any], folder: Path) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     titles = {name: server["title"] for name, server in outcome["servers"].items()}
-    _bars(entries, titles, "points_per_s", "acknowledged points per second", folder / "throughput")
+    _bars(
+        entries,
+        titles,
+        "readable_points_per_s",
+        "durable and readable points per second",
+        folder / "throughput",
+    )
     _bars(entries, titles, "p99_ms", "p99 of a request, milliseconds", folder / "latency")
     _bars(entries, titles, "cpu_s_per_million", "CPU seconds per million points", folder / "cpu")
 

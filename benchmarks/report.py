@@ -87,7 +87,8 @@ def render(outcome: dict[str, Any]) -> str:
         f"Speed mode {speed['mode']}: a fixed Python loop took {speed['python_ms']['median']:.1f} ms of CPU"
         f" (fastest seen here {speed['python_ms']['fastest_seen']:.1f}, slowest in this run"
         f" {speed['python_ms']['slowest']:.1f}), copying memory {speed['memory_ms']['median']:.1f} ms.",
-        "`*`: other work took the processors during the run, so the figures are not valid.",
+        "points/s: acknowledged while the load lasted; readable/s: the same points over the time until all of"
+        " them could be read. `*`: other work took the processors during the run, so the figures are not valid.",
     ]
     titles = {name: server["title"] for name, server in outcome["servers"].items()}
     for row in dict.fromkeys(entry["row"] for entry in outcome["table"]):
@@ -125,7 +126,17 @@ def _row_table(
                 cells += [_number(facts.get("points")), _number(facts.get("repeat_ms"), 1)]
             shown.append([_name(entry, titles), *cells])
     else:
-        head = ["server", "points/s", "requests/s", "p50 ms", "p99 ms", "drain s", "CPU s / 1M", "peak MB"]
+        head = [
+            "server",
+            "points/s",
+            "readable/s",
+            "requests/s",
+            "p50 ms",
+            "p99 ms",
+            "drain s",
+            "CPU s / 1M",
+            "peak MB",
+        ]
         head += ["refused", "failed"]
         offered = row in ("half", "overload")
         if offered:
@@ -136,6 +147,7 @@ def _row_table(
                     _name(entry, titles),
                     *([_number(entry.get("offered_requests_per_s"), 1)] if offered else []),
                     _number(entry.get("points_per_s")),
+                    _number(entry.get("readable_points_per_s")),
                     _number(entry.get("requests_per_s"), 1),
                     _number(entry.get("p50_ms"), 1),
                     _number(entry.get("p99_ms"), 1),
@@ -151,7 +163,21 @@ def _row_table(
             cpu = statistics.median(facts["cpu_s"] / facts["points"] * 1e6 for facts in limits)
             peak = statistics.median(facts["peak_bytes"] for facts in limits) / 1e6
             name = "the limit: decode, sync, insert, nothing else"
-            shown.append([name, _number(rate), "-", "-", "-", "-", _number(cpu, 2), _number(peak), "-", "-"])
+            shown.append(
+                [
+                    name,
+                    _number(rate),
+                    _number(rate),
+                    "-",
+                    "-",
+                    "-",
+                    "-",
+                    _number(cpu, 2),
+                    _number(peak),
+                    "-",
+                    "-",
+                ]
+            )
     notes = [
         f"\n\n{titles[entry['server']]}: {entry.get('error') or _first_line(entry['first_error'])}"
         for entry in entries

@@ -13,11 +13,15 @@ from benchmarks.workloads import Shape
 RUNS = 200
 KEYS = 50
 SEED = 20_260_801
+PEER_SECONDS = 6.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ``kind`` is how it runs: load, half, overload, reads, reads-at-load, retry."""
+    """One line of the table. ``kind`` is how it runs: load, half, overload, reads, reads-at-load, retry.
+
+    A load lasts ``seconds``, on the peers at most ``PEER_SECONDS``: their rates are steady from the first second.
+    """
 
     name: str
     title: str
@@ -39,9 +43,10 @@ class Session:
 
 @dataclass(frozen=True)
 class Profile:
-    """A whole benchmark."""
+    """A whole benchmark. Sessions that would begin after ``budget_s`` are left out."""
 
     name: str
+    budget_s: float
     sessions: tuple[Session, ...]
     read_runs: int
     sample_requests: int
@@ -81,7 +86,7 @@ def _reads(seconds: float) -> Row:
 
 def _core(seconds: float, headline: float, contenders: tuple[str, ...]) -> Session:
     rows = (
-        _batch(1000, 32, headline, 1_000_000, 0),
+        _batch(1000, 32, headline, 1_200_000, 0),
         _batch(100, 64, seconds, 600_000, 10_000_000),
         _single(64, seconds, 20_000_000),
         _reads(seconds),
@@ -166,13 +171,15 @@ def _smoke(contenders: tuple[str, ...]) -> Session:
 def profile(name: str, contenders: tuple[str, ...]) -> Profile:
     """``full`` (at most 30 minutes), ``quick`` (at most 3) or ``smoke`` (seconds)."""
     if name == "smoke":
-        return Profile(name, (_smoke(contenders),), read_runs=2, sample_requests=8, limit_seconds=1)
+        return Profile(name, 120, (_smoke(contenders),), read_runs=2, sample_requests=8, limit_seconds=1)
     if name == "quick":
-        return Profile(name, (_core(4, 4, contenders),), read_runs=10, sample_requests=20, limit_seconds=3)
+        return Profile(
+            name, 140, (_core(3, 4, contenders),), read_runs=10, sample_requests=20, limit_seconds=3
+        )
     sessions = (
         _core(8, 30, contenders),
         _pressure(8, contenders),
         _special(6, 10_000_000, contenders),
         _core(8, 30, contenders),
     )
-    return Profile(name, sessions, read_runs=20, sample_requests=40, limit_seconds=10)
+    return Profile(name, 1600, sessions, read_runs=20, sample_requests=40, limit_seconds=10)

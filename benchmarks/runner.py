@@ -15,7 +15,7 @@ from benchmarks.client import ApiError, Client
 from benchmarks.load import ACKNOWLEDGED, Job, Load, LoadResult
 from benchmarks.measure import Meter, Usage, calibrate
 from benchmarks.reads import ReadSet, measure_reads
-from benchmarks.rows import SEED, Profile, Row, Session
+from benchmarks.rows import PEER_SECONDS, SEED, Profile, Row, Session
 from benchmarks.servers import Server
 from benchmarks.verify import Entry, Verdict
 from benchmarks.workloads import Requests
@@ -107,6 +107,7 @@ class SessionRun:
 
     def _job(self, row: Row, **changes: Any) -> Job:
         requests = self._bodies[body_name(self._session, row)]
+        seconds = min(row.seconds, PEER_SECONDS) if self._server.peer else row.seconds
         job = Job(
             host=self._server.host,
             port=self._server.port,
@@ -115,7 +116,7 @@ class SessionRun:
             index=str(requests.index_file),
             run_ids=self._runs[row.name],
             connections=row.connections,
-            seconds=row.seconds,
+            seconds=seconds,
             out=str(self._folder / f"{self._server.name}-{self._session.name}-{row.name}"),
         )
         return replace(job, **changes)
@@ -130,7 +131,8 @@ class SessionRun:
         drain_s = self._drain(row, entry, result)
         facts = _load_facts(result, drain_s) | _usage_facts(meter.stop(), result)
         if row.kind == "load" and row.shape.points == 1000 and self._base_rate is None:
-            self._base_rate = facts["requests_per_s"]
+            # What can be sustained, and not what can be taken in for a while.
+            self._base_rate = result.acknowledged / (result.seconds + (drain_s or 0.0))
         return facts
 
     def _half(self, row: Row) -> Result:
@@ -153,9 +155,10 @@ class SessionRun:
 
     def _reads_at_load(self, row: Row) -> Result:
         meter = self._meter()
-        load = Load(self._job(row))
-        time.sleep(min(1.0, row.seconds / 4))  # the load is at its height when the reads begin
-        reads = measure_reads(self._client, self._reading, row.seconds * 0.75 - 0.5)
+        job = self._job(row)
+        load = Load(job)
+        time.sleep(min(1.0, job.seconds / 4))  # the load is at its height when the reads begin
+        reads = measure_reads(self._client, self._reading, job.seconds * 0.75 - 0.5)
         result = load.result()
         drain_s = self._drain(row, self._remember(row, result), result)
         return {"reads": reads} | _load_facts(result, drain_s) | _usage_facts(meter.stop(), result)
@@ -222,6 +225,7 @@ def body_name(session: Session, row: Row) -> str:
 
 def _load_facts(result: LoadResult, drain_s: float | None) -> Result:
     seconds = result.seconds
+    drain_s = None if drain_s is None else round(drain_s, 3)
     return {
         "sent": result.sent,
         "acknowledged": result.acknowledged,
@@ -271,7 +275,7 @@ def _line(result: Result) -> str:
     elif "points_per_s" in result and result["p50_ms"] is not None:
         said = (
             f"{result['points_per_s']:,.0f} points/s, {result['requests_per_s']:,.0f} requests/s,"
-            f" p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms"
+            f" p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms, drained in {result['drain_s']} s"
         )
         if result["failed"] or result["lost"]:
             said += f", {result['failed']} failed, {result['lost']} lost"

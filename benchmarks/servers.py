@@ -39,6 +39,7 @@ class Server(ABC):
     name: str
     title: str
     durable: str
+    peer = True
     host = "127.0.0.1"
 
     def __init__(self, folder: Path) -> None:
@@ -223,7 +224,9 @@ class _FastTrackML:
         target = cls.program()
         binary = target / "fml"
         if not binary.exists():
-            command = [sys.executable, "-m", "pip"] if _has_pip() else ["uv", "pip"]
+            beside = str(Path(sys.executable).parent / "uv")
+            uv = shutil.which("uv") or shutil.which(beside) or "uv"
+            command = [sys.executable, "-m", "pip"] if _has_pip() else [uv, "pip"]
             extra = [] if _has_pip() else ["--python", sys.executable]
             scripts = ["install", "--quiet", "--no-deps", "--target", str(target), *extra, "fasttrackml"]
             subprocess.run([*command, *scripts], check=False)
@@ -277,6 +280,7 @@ class Runstream(Server):
 
     name, title = "runstream", "Runstream, embedded"
     durable = "on disk: log synced by group commit"
+    peer = False
 
     def start(self) -> None:
         self._spawn(
