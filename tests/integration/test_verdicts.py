@@ -1,0 +1,328 @@
+"""Runstream answers requests on the metric plane as stock MLflow does, and stores the same.
+
+Every case goes to a stock ``mlflow server``, started beside, and to the server under test. Status, error code and
+message have to be equal, and so has what MLflow shows after an accepted request. ``is_meant`` holds the differences
+that are meant. ``RUNSTREAM_VERDICT_EXAMPLES=5000`` makes more requests up, other ones each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from google.protobuf.json_format import ParseError
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from integration.verdict_cases import READS, ROUTES, WRITES
+from integration.verdict_requests import (
+    API,
+    JSON,
+    Case,
+    Raw,
+    Request,
+    batch,
+    bulk,
+    dump,
+    history,
+    interval,
+    log_batch,
+    log_metric,
+    one,
+    point,
+)
+from integration.verdict_sides import Side
+from integration.verdict_values import KEYS, ODD_VALUES
+from mlflow.protos.service_pb2 import LogBatch, LogMetric
+from mlflow.utils.proto_json_utils import parse_dict
+
+from support.raw_http import Answer
+from support.stock import stock_server
+
+EXAMPLES = int(os.environ.get("RUNSTREAM_VERDICT_EXAMPLES", "0"))
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Side]:
+    with (
+        stock_server(tmp_path_factory.mktemp("stock")) as server,
+        contextlib.closing(Side(server.url)) as side,
+    ):
+        yield side
+
+
+@pytest.fixture(scope="module")
+def runstream(runstream_url: str) -> Iterator[Side]:
+    with contextlib.closing(Side(runstream_url)) as side:
+        yield side
+
+
+# --- what has to be equal, and what need not
+
+
+def meaning(answer: Answer) -> Any:
+    """What has to be equal of an answer."""
+    content = answer.json
+    if isinstance(content, dict) and "error_code" in content:
+        # The database's own words end in the row's values, and these in the experiment's number.
+        return answer.status, content["error_code"], content["message"].partition("\n[parameters: ")[0]
+    if answer.status == 200:
+        return answer.status, json.dumps(content, sort_keys=True)
+    return answer.status  # a page of HTML
+
+
+def parser_stops_half_way(request: Request) -> bool:
+    """Whether protobuf's own parser, which MLflow uses, does not get through the body."""
+    try:
+        body = json.loads(request.body or b"")
+        body = json.loads(body) if isinstance(body, str) else body
+        parse_dict(body, LogBatch() if request.path.endswith("log-batch") else LogMetric())
+    except ParseError:
+        return True
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return False
+
+
+def is_meant(request: Request, expected: Answer, answer: Answer) -> bool:
+    """Bad input on which stock MLflow crashes, or of which it takes the half that it could read, is refused."""
+    if expected.status >= 500 or (
+        expected.status == 200 and request.method == "POST" and parser_stops_half_way(request)
+    ):
+        assert (answer.status, answer.json["error_code"]) == (400, "INVALID_PARAMETER_VALUE"), request
+        return True
+    return False
+
+
+def compare(case: Case, stock: Side, runstream: Side) -> None:
+    """Send a case to both and compare answers and, if anything was accepted, what is stored."""
+    sides = (stock, runstream)
+    for side in sides:
+        side.begin()
+    accepted = meant = unknown_model = False
+    for number, request in enumerate(case.requests):
+        expected, answer = (side.send(request) for side in sides)
+        accepted |= expected.status == 200
+        meant = is_meant(request, expected, answer)
+        if meant:
+            break
+        assert meaning(answer) == meaning(expected), f"request {number} of {case.name}: {request}"
+        # Stock MLflow has stored the run's metrics by then, which we leave to the next attempt.
+        unknown_model |= b'"BAD_REQUEST"' in expected.body
+    if accepted and not meant and not unknown_model:
+        of_model = any(b"@model@" in (request.body or b"") for request in case.requests)
+        stored, expected_stored = (side.stored(of_model=of_model) for side in (runstream, stock))
+        assert stored == expected_stored, case
+    for side in sides:
+        side.end(clean=not (accepted or unknown_model))
+
+
+def case_name(case: Case) -> str:
+    return case.name
+
+
+@pytest.mark.parametrize("case", WRITES, ids=case_name)
+def test_writes(case: Case, stock: Side, runstream: Side) -> None:
+    compare(case, stock, runstream)
+
+
+@pytest.mark.parametrize("case", [*READS, *ROUTES], ids=case_name)
+def test_reads(case: Case, stock: Side, runstream: Side) -> None:
+    for request in case.requests:
+        expected, answer = stock.send(request), runstream.send(request)
+        if not is_meant(request, expected, answer):
+            assert meaning(answer) == meaning(expected), request
+
+
+# --- requests that nobody has thought of
+
+_numbers = (
+    st.floats().map(lambda value: value if value - value == 0 else str(value))
+    | st.integers(-(2**65), 2**65)
+    | st.integers(0, 2**63 - 1).map(str)
+    | st.floats(allow_nan=False, allow_infinity=False).map(repr)
+)
+_odd = st.sampled_from(list(ODD_VALUES.values()))
+_texts = st.text(max_size=8) | st.sampled_from(list(KEYS.values()))
+_anything = st.recursive(
+    st.none() | st.booleans() | _numbers | _texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def _mostly(good: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.integers(0, 9).flatmap(lambda roll: good if roll < 8 else _odd | _anything)
+
+
+_good_fields = {
+    "key": _mostly(st.sampled_from(["a", "b/c", "naïve é", "x y.z-1:2"])),
+    "value": _mostly(_numbers | st.booleans()),
+    "timestamp": _mostly(st.integers(0, 2**63 - 1) | st.integers(0, 50).map(str)),
+}
+_odd_fields = {
+    "step": _mostly(st.integers(-(2**63), 2**63 - 1) | st.integers(-5, 5).map(float)),
+    "model_id": _odd,
+    "dataset_name": st.sampled_from(["d", "", None]),
+    "dataset_digest": st.sampled_from(["d", "", None]),
+    "datasetName": st.just("d"),
+    "more": _anything,
+}
+_metrics = st.fixed_dictionaries(_good_fields, optional=_odd_fields | {"run_id": _mostly(st.just("x"))})
+_pairs = st.fixed_dictionaries(
+    {"key": _mostly(st.sampled_from("abcdef"))},
+    optional={"value": _mostly(st.text(max_size=5)), "more": _anything},
+)
+_run_ids = _mostly(st.sampled_from(["@active@", "@active@", "@active@", "@deleted@", "@unknown@"]))
+_batches = st.fixed_dictionaries(
+    {"run_id": _run_ids},
+    optional={
+        "metrics": _mostly(st.lists(_metrics, max_size=5)),
+        "params": _mostly(st.lists(_pairs, max_size=3)),
+        "tags": _mostly(st.lists(_pairs, max_size=3)),
+        "more": _anything,
+    },
+)
+_singles = st.fixed_dictionaries(
+    _good_fields | {"run_id": _run_ids}, optional=_odd_fields | {"run_uuid": _run_ids, "runUuid": _run_ids}
+)
+
+
+@st.composite
+def _writes(draw: st.DrawFn) -> Request:
+    make, bodies = draw(st.sampled_from([(log_batch, _batches), (log_metric, _singles)]))
+    body: dict[str, Any] = {name: value for name, value in draw(bodies).items() if value is not ...}
+    names = draw(st.permutations(list(body)))
+    text = dump({name: _without_gaps(body[name]) for name in names})
+    for _ in range(draw(st.sampled_from([0, 0, 0, 0, 0, 1, 2]))):  # sometimes a slip of the pen
+        at = draw(st.integers(0, len(text)))
+        slip = draw(st.sampled_from(["", '"', ",", "}", "]", "0", "e", "-", "\\", "\x00", "{", "null", " "]))
+        text = text[:at] + slip + text[at + draw(st.integers(0, 2)) :]
+    if draw(st.integers(0, 19)) == 0:
+        text = json.dumps(text)
+    return make(Raw(text))
+
+
+def _without_gaps(value: Any) -> Any:
+    if isinstance(value, Raw):
+        return value
+    if isinstance(value, dict):
+        return {name: _without_gaps(item) for name, item in value.items() if item is not ...}
+    if isinstance(value, list):
+        return [_without_gaps(item) for item in value if item is not ...]
+    return None if value is ... else value
+
+
+_parameters = st.sampled_from(
+    ["1", "3", "-1", "0", "2500", "2501", "25001", "x", "", "1.0", "1e1", " 2", "2147483648"]
+)
+_tokens = st.sampled_from(["", "abc", "eyJvZmZzZXQiOiA3fQ==", "eyJvZmZzZXQiOiAiNyJ9", "e30=", "W10=", "%"])
+_known_runs = st.sampled_from(["@history@", "@history2@", "@empty@", "@deleted@", "@unknown@", "", "a b"])
+_keys = st.sampled_from(["k", "k", "nan", "inf", "extreme", "none", "", "../k"])
+_run_lists = st.lists(_known_runs, max_size=4)
+
+
+def _queries(make: Any, required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[Request]:
+    fields = st.fixed_dictionaries({}, optional=required | optional) | st.fixed_dictionaries(
+        required, optional=optional
+    )
+    return fields.map(lambda query: make(**query))
+
+
+_limits = {"max_results": _parameters}
+_steps = {"start_step": _parameters, "end_step": _parameters}
+_reads = (
+    _queries(history, {"run_id": _known_runs, "metric_key": _keys}, _limits | {"page_token": _tokens})
+    | _queries(bulk, {"run_id": _run_lists, "metric_key": _keys}, _limits)
+    | _queries(interval, {"run_ids": _run_lists, "metric_key": _keys}, _limits | _steps)
+)
+
+_made_up = settings(
+    max_examples=EXAMPLES or 150,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    database=None,
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.mark.timeout(3600)
+@_made_up
+@given(request=_writes())
+def test_made_up_writes(request: Request, stock: Side, runstream: Side) -> None:
+    compare(Case("made up", (request,)), stock, runstream)
+
+
+@pytest.mark.timeout(3600)
+@_made_up
+@given(request=_reads)
+def test_made_up_reads(request: Request, stock: Side, runstream: Side) -> None:
+    expected, answer = stock.send(request), runstream.send(request)
+    if not is_meant(request, expected, answer):
+        assert meaning(answer) == meaning(expected), request
+
+
+# --- bodies that stock MLflow does not take
+
+
+def _gzip(body: bytes) -> bytes:
+    return gzip.compress(body)
+
+
+def _raw_deflate(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(body) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "pack"),
+    [
+        ("gzip", _gzip),
+        ("x-gzip", _gzip),
+        ("deflate", zlib.compress),
+        ("deflate", _raw_deflate),
+        ("identity", bytes),
+    ],
+    ids=["gzip", "x-gzip", "deflate", "raw deflate", "identity"],
+)
+def test_encoded_bodies_are_taken(coding: str, pack: Any, runstream: Side) -> None:
+    for path, body in (("log-metric", one(value=1.5)), ("log-batch", batch(point(step=5)))):
+        runstream.begin()
+        packed = pack(dump(body).replace("@active@", runstream.ids["active"]).encode())
+        headers = {"Content-Type": JSON, "Content-Encoding": coding}
+        assert runstream.client.send("POST", f"{API}/runs/{path}", packed, headers) == Answer(200, b"{}")
+        assert len(runstream.stored(of_model=False)["metrics"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", b"not gzip"),
+        ("gzip", gzip.compress(b"{}")[:-5]),
+        ("deflate", b"\x78\x9cnot deflate"),
+        ("br", b"{}"),
+        ("gzip", gzip.compress(b" " * 300_000_000)),
+        ("gzip, gzip", gzip.compress(gzip.compress(b" " * 300_000_000))),
+    ],
+    ids=["garbage", "cut off", "garbage deflate", "unknown coding", "bomb", "nested bomb"],
+)
+def test_bad_encodings_are_refused(coding: str, body: bytes, runstream: Side) -> None:
+    headers = {"Content-Type": JSON, "Content-Encoding": coding}
+    answer = runstream.client.send("POST", f"{API}/runs/log-batch", body, headers)
+    assert answer.status == (413 if len(body) > 1000 or "," in coding else 400)
+    assert answer.json["error_code"] == "INVALID_PARAMETER_VALUE"
+
+
+def test_chunked_bodies_are_taken(runstream: Side) -> None:
+    runstream.begin()
+    body = dump(one()).replace("@active@", runstream.ids["active"]).encode()
+    chunks = (body[at : at + 10] for at in range(0, len(body), 10))
+    answer = runstream.client.send("POST", f"{API}/runs/log-metric", chunks, {"Content-Type": JSON})
+    assert answer == Answer(200, b"{}")
+    assert len(runstream.stored(of_model=False)["metrics"]) == 1
