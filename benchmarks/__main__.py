@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report, rows, workloads
+from benchmarks.contenders import CONTENDERS
 from benchmarks.measure import calibrate, machine_facts
 from benchmarks.runner import SessionRun, body_name
-from benchmarks.servers import CONTENDERS
 
 _ROOT = Path(__file__).resolve().parent.parent
 _RESULTS = Path(__file__).resolve().parent / "results"

@@ -76,7 +76,10 @@ class Plan:
 
 
 def plan(rate: float, figures: Figures) -> Plan:
-    """The fewest cells that carry ``rate`` points a second, and what they need together."""
+    """The fewest cells that carry ``rate`` points a second, and what they need together.
+
+    Raises ``ValueError`` if the policy's limits are too tight for a cell of any size.
+    """
     cells = 1
     while True:
         cell = _cell(rate / cells, figures)
@@ -85,6 +88,8 @@ def plan(rate: float, figures: Figures) -> Plan:
         )
         if over <= 1:
             return _total(rate, cells, cell, figures)
+        if cell.writers <= figures.policy["min_writers"] and cell.upserts < figures.policy["upserts_per_s"]:
+            raise ValueError("the least number of writers makes more parts than parts_per_s_per_shard allows")
         cells = max(cells + 1, math.floor(cells * over))
 
 

@@ -18,7 +18,7 @@ from benchmarks import workloads
 from benchmarks.client import Client
 from benchmarks.load import Job, Load
 from benchmarks.rows import SEED
-from benchmarks.servers import Runstream
+from benchmarks.runstreams import Runstream
 from benchmarks.workloads import Shape
 
 _SECONDS = 5
