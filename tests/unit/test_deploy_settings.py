@@ -1,0 +1,77 @@
+"""The table of settings in docs/operations.md is the settings' own. ``RUNSTREAM_WRITE_DOCS=1`` writes it anew."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
+
+from runstream.settings import GatewaySettings, StorageSettings, TrackingSettings
+from support.deploy import ROOT
+
+PAGE = ROOT / "docs" / "operations.md"
+BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->"
+ROLES: dict[str, type[BaseSettings]] = {
+    "gateway": GatewaySettings,
+    "storage": StorageSettings,
+    "tracking": TrackingSettings,
+}
+# Made by a supervisor for its children, not by people.
+INTERNAL = {"fd"}
+
+
+def table() -> str:
+    rows: dict[str, dict[str, Any]] = {}
+    for role, settings in ROLES.items():
+        for name, info in settings.model_fields.items():
+            if name not in INTERNAL:
+                row = rows.setdefault(name, {"roles": [], "defaults": {}, "text": ""})
+                row["roles"].append(role)
+                row["defaults"].setdefault(_shown(info.default), []).append(role)
+                row["text"] = row["text"] or info.description or ""
+    lines = ["| variable | default | read by | meaning |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        defaults = row["defaults"]
+        default = (
+            next(iter(defaults))
+            if len(defaults) == 1
+            else ", ".join(f"{value} ({', '.join(roles)})" for value, roles in defaults.items())
+        )
+        roles = "all" if len(row["roles"]) == len(ROLES) else ", ".join(row["roles"])
+        text = row["text"].replace("|", "\\|")
+        lines.append(f"| `RUNSTREAM_{name.upper()}` | {default} | {roles} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if value is None or value == "":
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1 << 20 and value % (1 << 20) == 0:
+        return f"`{value}` ({value >> 20} MiB)"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def test_the_table_is_the_settings_own() -> None:
+    page = PAGE.read_text()
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    expected = before + BEGIN + table() + END + after
+    if os.environ.get("RUNSTREAM_WRITE_DOCS"):
+        PAGE.write_text(expected)
+    assert page == expected, "run this test with RUNSTREAM_WRITE_DOCS=1"
+
+
+def test_pages_name_only_settings_that_exist() -> None:
+    known = {f"RUNSTREAM_{name.upper()}" for role in ROLES.values() for name in role.model_fields}
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        assert not _variables(page) - known, page.name
+
+
+def _variables(path: Path) -> set[str]:
+    return set(re.findall(r"\bRUNSTREAM_[A-Z0-9_]+\b", path.read_text()))
