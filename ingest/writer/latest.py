@@ -122,13 +122,12 @@ class SqliteUpsert:
 
     @staticmethod
     def _known_runs(connection: sa.Connection, runs: set[str]) -> set[str]:
-        # One by one by primary key: no limit on their number, and cheap.
-        known = set()
-        cursor = connection.connection.cursor()
-        for run in runs:
-            if cursor.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run,)).fetchone():
-                known.add(run)
-        cursor.close()
+        known: set[str] = set()
+        names = sorted(runs)
+        for at in range(0, len(names), _ROWS):
+            part = tuple(names[at : at + _ROWS])
+            query = f"SELECT run_uuid FROM runs WHERE run_uuid IN ({', '.join('?' * len(part))})"
+            known.update(connection.exec_driver_sql(query, part).scalars())
         return known
 
     @staticmethod
