@@ -27,7 +27,8 @@ class Message:
     """One record on its way to the writer.
 
     ``fault`` is set when the stored bytes are damaged (a checksum does not match); ``payload`` is then
-    whatever could be read, to go to the dead letters.
+    whatever could be read, to go to the dead letters. ``flush`` marks an empty record by which a reader asks
+    the writer to write what it holds at once: it is nothing to decode, and its offset counts like any other.
     """
 
     partition: int
@@ -35,6 +36,7 @@ class Message:
     next_offset: int
     payload: bytes
     fault: str | None = None
+    flush: bool = False
 
 
 class Producer(Protocol):
@@ -84,12 +86,12 @@ class Consumer(Protocol):
         ...
 
     async def end_offsets(self) -> dict[int, int]:
-        """The offset after the newest record of each partition, appended by anybody, at the time of the
-        call."""
+        """The offset after the newest record of each partition that this consumer has, appended by anybody,
+        at the time of the call."""
         ...
 
     async def committed(self) -> dict[int, int]:
-        """The committed offset of each partition."""
+        """The committed offset of each partition that this consumer has."""
         ...
 
     async def dead_letter(self, message: Message, reason: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from aiokafka import AIOKafkaConsumer
+
+from ingest.queue.kafka import KafkaConsumerQueue, KafkaProducerQueue, KafkaSettings, ensure_topics
 from ingest.queue.local import LocalLogConsumer, LocalLogProducer, read_dead_letters
 from ingest.queue.protocol import Consumer, Message, Producer
 
@@ -69,14 +71,63 @@ class LocalBackend:
             await part.close()
 
 
-@asynccontextmanager
-async def opened(build: Callable[[], Backend]) -> AsyncIterator[Backend]:
-    """The backend, closed at the end."""
-    backend = build()
-    try:
-        yield backend
-    finally:
-        await backend.close()
+class KafkaBackend:
+    """Topics and a group of their own on a Kafka that runs."""
+
+    def __init__(self, servers: tuple[str, ...]) -> None:
+        name = f"test-{uuid.uuid4().hex}"
+        self.settings = KafkaSettings(
+            servers=servers,
+            topic=name,
+            dead_letter_topic=f"{name}.dlq",
+            group=name,
+            partitions=3,
+            replication_factor=1,
+            min_insync_replicas=1,
+        )
+        self._created = False
+        self._open: list[Any] = []
+
+    async def producer(self) -> Producer:
+        await self._create()
+        producer = KafkaProducerQueue(self.settings)
+        self._open.append(producer)
+        await producer.start()
+        return producer
+
+    async def consumer(self) -> Consumer:
+        await self._create()
+        consumer = KafkaConsumerQueue(self.settings)
+        self._open.append(consumer)
+        await consumer.start()
+        return consumer
+
+    async def dead_letters(self) -> list[StoredLetter]:
+        reader = AIOKafkaConsumer(
+            self.settings.dead_letter_topic,
+            bootstrap_servers=list(self.settings.servers),
+            auto_offset_reset="earliest",
+        )
+        await reader.start()
+        try:
+            letters = []
+            for records in (await reader.getmany(timeout_ms=2000)).values():
+                for record in records:
+                    headers = {name: value.decode() for name, value in record.headers}
+                    partition, offset = int(headers["origin.partition"]), int(headers["origin.offset"])
+                    letters.append(StoredLetter(record.value, headers["reason"], partition, offset))
+            return letters
+        finally:
+            await reader.stop()
+
+    async def close(self) -> None:
+        for part in reversed(self._open):
+            await part.close()
+
+    async def _create(self) -> None:
+        if not self._created:
+            self._created = True
+            await ensure_topics(self.settings)
 
 
 async def drain(consumer: Consumer, count: int, *, max_bytes: int = 1 << 20) -> list[Message]:

@@ -9,16 +9,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from contracts.queue_backends import Backend, LocalBackend, drain
+from contracts.queue_backends import Backend, KafkaBackend, LocalBackend, drain
 
 from ingest.queue.protocol import Message
 from schemas.errors import QueueUnavailableError
+from support.kafka import shared_servers
 
 
-@pytest.fixture(params=["local", "local-small-segments"])
+@pytest.fixture(params=["local", "local-small-segments", "kafka"])
 async def queue(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Backend]:
     backend: Backend
-    if request.param == "local":
+    if request.param == "kafka":
+        backend = KafkaBackend(shared_servers(request.config))
+    elif request.param == "local":
         backend = LocalBackend(tmp_path / "log")
     else:
         backend = LocalBackend(tmp_path / "log", segment_bytes=2000)

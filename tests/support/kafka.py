@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -282,3 +283,22 @@ class KafkaCluster:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+_SHARED = pytest.StashKey[KafkaCluster]()
+
+
+def shared_servers(config: pytest.Config) -> tuple[str, ...]:
+    """One broker for all tests of this process that only need some Kafka, each with topics of its own; or the
+    cluster that ``RUNSTREAM_TEST_KAFKA`` names. Started on first use, stopped when pytest ends."""
+    named = os.environ.get("RUNSTREAM_TEST_KAFKA")
+    if named:
+        return tuple(named.split(","))
+    if _SHARED not in config.stash:
+        directory = Path(tempfile.mkdtemp(prefix="runstream-kafka-"))
+        cluster = KafkaCluster(directory)
+        config.stash[_SHARED] = cluster
+        config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+        config.add_cleanup(cluster.stop)
+        cluster.start()
+    return tuple(config.stash[_SHARED].servers)
