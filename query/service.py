@@ -11,6 +11,7 @@ from query.answers import errors_to_answers
 from query.consistency import Barrier
 from query.history import HistoryReader
 from query.internal import InternalRoutes
+from query.metrics_api import MetricsRoutes
 from query.mlflow_rest import MlflowRoutes
 from query.workers import Workers
 from schemas.database import Database
@@ -25,7 +26,8 @@ class QueryConfig:
     ``internal_token`` guards the routes of Runstream's own processes. ``barrier_timeout_s`` bounds how long
     a read waits for earlier writes, ``read_timeout_s`` how long it waits for a thread and the database.
     ``threads`` reads run at once, ``max_waiting`` more may wait; beyond that the answer is 503.
-    ``snapshot_bytes`` is for long series that are being paged through.
+    ``snapshot_bytes`` is for long series that are being paged through. Long answers of Runstream's own API
+    have ``stream_threads`` of their own, each statement in ClickHouse bounded by ``stream_timeout_s``.
     """
 
     internal_token: str
@@ -34,6 +36,8 @@ class QueryConfig:
     read_timeout_s: float = 60.0
     threads: int = 4
     max_waiting: int = 256
+    stream_threads: int = 2
+    stream_timeout_s: float = 600.0
     snapshot_bytes: int = 128 << 20
 
 
@@ -44,9 +48,13 @@ def create_app(database: Database, barrier: Barrier, config: QueryConfig) -> web
     async def life(app: web.Application) -> AsyncIterator[None]:
         yield
         await workers.close()
+        await streams.close()
 
     reader = HistoryReader(database, snapshot_bytes=config.snapshot_bytes, max_query_s=config.read_timeout_s)
     workers = Workers(threads=config.threads, max_waiting=config.max_waiting, timeout_s=config.read_timeout_s)
+    streams = Workers(
+        threads=config.stream_threads, max_waiting=config.max_waiting, timeout_s=config.read_timeout_s
+    )
     app.cleanup_ctx.append(life)
     app.router.add_get("/health", _health)
     MlflowRoutes(reader, workers, barrier, barrier_timeout_s=config.barrier_timeout_s).add_to(
@@ -58,6 +66,13 @@ def create_app(database: Database, barrier: Barrier, config: QueryConfig) -> web
         barrier,
         token=config.internal_token,
         barrier_timeout_s=config.barrier_timeout_s,
+    ).add_to(app)
+    MetricsRoutes(
+        database,
+        streams,
+        barrier,
+        barrier_timeout_s=config.barrier_timeout_s,
+        max_query_s=config.stream_timeout_s,
     ).add_to(app)
     return app
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-INTERNAL = "/api/1.0/runstream/internal"
+API = "/api/1.0/runstream"
+INTERNAL = f"{API}/internal"
 TOKEN_HEADER = "X-Runstream-Token"
 STALE_HEADER = "X-Runstream-Stale"
 ARROW = "application/vnd.apache.arrow.stream"

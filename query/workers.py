@@ -40,22 +40,34 @@ class Workers:
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of the call. Raises ``BusyError`` past a bound, else what the call raises."""
-        if self._waiting >= self._max_waiting:
-            raise BusyError("too many reads are waiting")
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_s):
-                self._waiting += 1
-                try:
-                    await self._free.acquire()
-                finally:
-                    self._waiting -= 1
-                future = loop.run_in_executor(self._executor, lambda: call(*args, **kwargs))
-                # The slot is the thread's: it is free when the thread is, not when the caller gives up.
-                future.add_done_callback(lambda _: self._free.release())
-                return await asyncio.shield(future)
+                return await asyncio.shield(await self._start(lambda: call(*args, **kwargs)))
         except TimeoutError as error:
             raise BusyError("the read took too long") from error
+
+    async def run_unbounded(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Like ``run``, but only the wait for a thread is bounded: for answers that go on as long as they
+        are read."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                future = await self._start(lambda: call(*args, **kwargs))
+        except TimeoutError as error:
+            raise BusyError("no thread became free") from error
+        return await asyncio.shield(future)
+
+    async def _start(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        if self._waiting >= self._max_waiting:
+            raise BusyError("too many reads are waiting")
+        self._waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        future = asyncio.get_running_loop().run_in_executor(self._executor, call)
+        # The slot is the thread's: it is free when the thread is, not when the caller gives up.
+        future.add_done_callback(lambda _: self._free.release())
+        return future
 
     async def close(self) -> None:
         """Wait for calls under way, then end the threads."""

@@ -10,17 +10,11 @@ import tempfile
 from collections.abc import Iterable
 
 from runstream.clickhouse import connect
+from runstream.migrate import migrate
 from schemas.database import Database
+from schemas.migrations import Flavour
 
 Point = tuple[int, int, float]  # step, timestamp, value
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS metrics (
-    run_id LowCardinality(String), key LowCardinality(String),
-    step Int64, timestamp Int64, value Float64
-) ENGINE = ReplacingMergeTree ORDER BY (run_id, key, step, timestamp, value)
-"""
-
 
 @functools.cache
 def shared_database() -> Database:
@@ -33,7 +27,7 @@ def shared_database() -> Database:
     database = connect(f"chdb://{folder}")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(database.close)
-    database.execute(_TABLE)
+    migrate(database, Flavour())
     database.execute("SYSTEM STOP MERGES metrics")
     return database
 

@@ -1,0 +1,134 @@
+"""Runstream's own read API: ``POST /api/1.0/runstream/metrics/{query,latest,summary,aggregate}``.
+
+Answers are streams, in the format that ``Accept`` asks for; memory stays bounded whatever is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, TypeVar
+
+import msgspec
+import pyarrow as pa
+from aiohttp import web
+
+from query.api_requests import AggregateRequest, LatestRequest, PointsRequest, SummaryRequest
+from query.consistency import Barrier
+from query.curves import stream_curves
+from query.formats import negotiate
+from query.points import POINTS, stream_points
+from query.selection import Selection
+from query.streaming import send_stream
+from query.summaries import aggregate, aggregate_schema, latest
+from query.summary import SUMMARY, summarize
+from query.wire import API, STALE_HEADER
+from query.workers import Workers
+from schemas.database import Database
+from schemas.errors import MlflowError
+
+T = TypeVar("T", PointsRequest, LatestRequest, SummaryRequest, AggregateRequest)
+Batches = Iterable[pa.RecordBatch]
+
+# The barrier names runs one by one up to here; beyond, it waits for everything.
+_MAX_NAMED_RUNS = 1_000
+
+
+class MetricsRoutes:
+    """Handlers of the API. ``max_query_s`` bounds one statement in ClickHouse."""
+
+    def __init__(
+        self,
+        database: Database,
+        workers: Workers,
+        barrier: Barrier,
+        *,
+        barrier_timeout_s: float,
+        max_query_s: float,
+    ) -> None:
+        self._database = database
+        self._workers = workers
+        self._barrier = barrier
+        self._barrier_timeout_s = barrier_timeout_s
+        self._settings = {"max_execution_time": max_query_s}
+
+    def add_to(self, app: web.Application) -> None:
+        """Mount the routes."""
+        app.router.add_post(f"{API}/metrics/query", self.points)
+        app.router.add_post(f"{API}/metrics/latest", self.latest)
+        app.router.add_post(f"{API}/metrics/summary", self.summary)
+        app.router.add_post(f"{API}/metrics/aggregate", self.aggregate)
+
+    async def points(self, request: web.Request) -> web.StreamResponse:
+        """Points of many series: run_id, key, step, timestamp, value."""
+        wanted = await decode(request, PointsRequest)
+        selection = wanted.selection()
+        max_points = wanted.max_points
+
+        def read() -> Batches:
+            if max_points is None:
+                return stream_points(self._database, selection, self._settings)
+            return stream_curves(self._database, selection, self._settings, max_points, wanted.method)
+
+        return await self._answer(request, selection, wanted.compression, POINTS, read)
+
+    async def latest(self, request: web.Request) -> web.StreamResponse:
+        """The newest point of each series."""
+        wanted = await decode(request, LatestRequest)
+        selection = wanted.selection()
+
+        def read() -> Batches:
+            return latest(self._database, selection, self._settings)
+
+        return await self._answer(request, selection, wanted.compression, POINTS, read)
+
+    async def summary(self, request: web.Request) -> web.StreamResponse:
+        """One line about each series."""
+        wanted = await decode(request, SummaryRequest)
+        selection = wanted.selection()
+
+        def read() -> Batches:
+            return summarize(stream_points(self._database, selection, self._settings))
+
+        return await self._answer(request, selection, wanted.compression, SUMMARY, read)
+
+    async def aggregate(self, request: web.Request) -> web.StreamResponse:
+        """Statistics over runs, per key and step."""
+        wanted = await decode(request, AggregateRequest)
+        selection = wanted.selection()
+        stats = list(dict.fromkeys(wanted.stats))
+
+        def read() -> Batches:
+            return aggregate(self._database, selection, self._settings, stats, wanted.every)
+
+        return await self._answer(request, selection, wanted.compression, aggregate_schema(stats), read)
+
+    async def _answer(
+        self,
+        request: web.Request,
+        selection: Selection,
+        compression: str,
+        schema: pa.Schema,
+        read: Callable[[], Batches],
+    ) -> web.StreamResponse:
+        chosen = negotiate(request.headers.get("Accept"))
+        headers = {"Content-Type": chosen.content_type, "X-Content-Type-Options": "nosniff"}
+        runs = selection.runs if len(selection.runs) <= _MAX_NAMED_RUNS else None
+        if not await self._barrier.wait(runs, self._barrier_timeout_s):
+            headers[STALE_HEADER] = "true"
+
+        def produce() -> Generator[bytes]:
+            return chosen.write(schema, read(), compression)
+
+        return await send_stream(request, self._workers, produce, headers=headers)
+
+
+async def decode(request: web.Request, kind: type[T]) -> T:
+    """The body as a request. Raises ``MlflowError`` that says what is wrong with it."""
+    content_type = request.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise MlflowError("Content-Type must be application/json", "INVALID_PARAMETER_VALUE", 415)
+    body: Any = await request.read()
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MlflowError(f"Bad request: {error}") from error

@@ -1,0 +1,101 @@
+"""What is said about series rather than shown of them: newest points, summaries, bands across runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from query.points import NAME, POINTS
+from query.selection import Selection
+from schemas.database import Database
+from schemas.errors import MlflowError
+
+# The runs of one band travel in one statement.
+MAX_AGGREGATED_RUNS = 10_000
+
+_AGGREGATES = {
+    "count": "toInt64(count())",
+    "mean": "avg(number)",
+    "std": "stddevSampStable(number)",
+    "min": "min(number)",
+    "max": "max(number)",
+    "median": "quantileExactInclusive(0.5)(number)",
+    "p10": "quantileExactInclusive(0.1)(number)",
+    "p90": "quantileExactInclusive(0.9)(number)",
+}
+STATISTICS = tuple(_AGGREGATES)
+
+
+def latest(database: Database, selection: Selection, settings: Mapping[str, Any]) -> Iterable[pa.RecordBatch]:
+    """The newest point of each series: the largest by (step, timestamp, value), NaN counting as 0. Blocks.
+
+    That is MLflow's rule (``SqlAlchemyStore._update_latest_metrics_if_necessary``).
+    """
+    for part in selection.parts():
+        where, parameters = part.where()
+        # In the table's order backwards, ClickHouse need not hold a state per series.
+        table = database.arrow(
+            f"SELECT run_id, key, step, timestamp, value FROM metrics WHERE {where}"
+            " ORDER BY run_id DESC, key DESC, step DESC, timestamp DESC,"
+            " if(isNaN(value), 0, value) DESC, isNaN(value) LIMIT 1 BY run_id, key",
+            parameters,
+            settings,
+        )
+        if table.num_rows:
+            reversed_rows = table.take(pa.array(range(table.num_rows - 1, -1, -1)))
+            yield from _named(reversed_rows, POINTS).combine_chunks().to_batches()
+
+
+def aggregate_schema(statistics: Sequence[str]) -> pa.Schema:
+    """Columns of ``aggregate``."""
+    return pa.schema(
+        [
+            pa.field("key", NAME, nullable=False),
+            pa.field("step", pa.int64(), nullable=False),
+            *[pa.field(name, pa.int64() if name == "count" else pa.float64()) for name in statistics],
+        ]
+    )
+
+
+def aggregate(
+    database: Database,
+    selection: Selection,
+    settings: Mapping[str, Any],
+    statistics: Sequence[str],
+    every: int,
+) -> Iterable[pa.RecordBatch]:
+    """Statistics over runs, per key and step. Blocks.
+
+    Each run gives a step its newest value there; NaN is left out. With ``every`` above 1 steps are taken
+    together in stretches of that width, named by their first step. The standard deviation is the sample's.
+    Raises ``MlflowError`` for more runs than fit one statement.
+    """
+    if len(set(selection.runs)) > MAX_AGGREGATED_RUNS:
+        raise MlflowError(f"at most {MAX_AGGREGATED_RUNS} runs can be aggregated at once")
+    where, parameters = selection.where()
+    # Tuples compare ten times slower than one number.
+    newest = "timestamp" if every == 1 else "bitOr(bitShiftLeft(toInt128(step), 64), toInt128(timestamp))"
+    columns = ", ".join(f"{_AGGREGATES[name]} AS {name}" for name in statistics)
+    table = database.arrow(
+        f"SELECT key, place AS step, {columns} FROM ("
+        "SELECT run_id, key, step - positiveModulo(step, {every:Int64}) AS place,"
+        f" argMax(value, {newest}) AS number"
+        f" FROM metrics WHERE {where} AND NOT isNaN(value) GROUP BY run_id, key, place)"
+        " GROUP BY key, place ORDER BY key, place",
+        {**parameters, "every": every},
+        settings,
+    )
+    yield from _named(table, aggregate_schema(statistics)).to_batches()
+
+
+def _named(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with its names as dictionaries."""
+    columns = [
+        table.column(field.name).combine_chunks().dictionary_encode()
+        if field.type == NAME
+        else table.column(field.name)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
