@@ -87,7 +87,9 @@ class ArtifactPages:
             except _Elsewhere:
                 return await self._relay(request)
             except _Refused as refusal:
-                return refusal.answer.response()
+                response = refusal.answer.response()
+                response.headers.update(answers.SECURITY_HEADERS)
+                return response
 
         return self._routes.guarded(route, resolved, detail=False)
 
