@@ -170,3 +170,21 @@ def tracking(**flags: Any) -> None:
     from runstream.settings import TrackingSettings, load
 
     role.run(load(TrackingSettings, **flags))
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
+@click.option("--status", is_flag=True, help="Show what is there.")
+def migrate(dry_run: bool, status: bool) -> None:
+    """Create or upgrade everything that the roles need: Kafka's topics, ClickHouse's tables, MLflow's database.
+
+    Run it once before the roles start, and again with each release. Running it twice is harmless.
+    """
+    _require("server", "clickhouse_connect", "pydantic_settings")
+    from runstream import setup
+    from runstream.settings import StorageSettings, load
+
+    settings = load(StorageSettings)
+    work = setup.report(settings) if status else setup.prepare(settings, dry_run=dry_run)
+    for line in work:
+        click.echo(line)

@@ -66,10 +66,24 @@ class QueueSettings(_Environment):
     kafka_retention_hours: int = Field(72, ge=1, description="how long the topic keeps records")
     kafka_security: str = Field("PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
     kafka_sasl_mechanism: str = Field("PLAIN", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
-    kafka_user: str | None = None
-    kafka_password: SecretStr | None = None
+    kafka_user: str | None = Field(None, description="SASL user name")
+    kafka_password: SecretStr | None = Field(None, description="SASL password")
     kafka_ca_file: Path | None = Field(None, description="certificates to check the brokers with")
+    kafka_cert_file: Path | None = Field(
+        None, description="this client's certificate, if brokers ask for one"
+    )
+    kafka_key_file: Path | None = Field(None, description="the certificate's key")
+    kafka_session_timeout_ms: int = Field(
+        10_000, ge=1_000, description="a silent writer loses its partitions after this"
+    )
     kafka_compression: str = Field("none", description="none, lz4, zstd, gzip or snappy")
+
+    @field_validator("kafka_security")
+    @classmethod
+    def _known_security(cls, value: str) -> str:
+        if value not in ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"):
+            raise ValueError("must be PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL")
+        return value
 
     @field_validator("queue")
     @classmethod
@@ -80,6 +94,10 @@ class QueueSettings(_Environment):
 class _ClickHouse(_Environment):
     clickhouse: SecretStr = Field(
         SecretStr("chdb://runstream-data/clickhouse"), description="chdb://PATH or http(s)://…"
+    )
+
+    clickhouse_cluster: str | None = Field(
+        None, description="cluster to migrate ON CLUSTER, with replicas and a Distributed table"
     )
 
     @field_validator("clickhouse")

@@ -75,6 +75,24 @@ def prepare_sqlite(metadata: str) -> None:
         raise ConfigError(f"cannot open the metadata database {path}: {error}") from error
 
 
+def prepare_metadata(metadata: str) -> None:
+    """Create MLflow's tables, or upgrade them to the installed MLflow. Raises ``ConfigError``."""
+    import sqlalchemy
+    from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine_with_retry
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+
+    if metadata.startswith("sqlite:///"):
+        prepare_sqlite(metadata)
+    try:
+        engine = create_sqlalchemy_engine_with_retry(metadata)
+        if not sqlalchemy.inspect(engine).has_table("experiments"):
+            Base.metadata.create_all(engine)
+        _upgrade_db(engine)
+        engine.dispose()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise ConfigError(f"the metadata database cannot be prepared: {error}") from error
+
+
 def _destination(settings: TrackingSettings) -> str:
     return mlflow_destination(settings.artifacts, os.environ)
 

@@ -12,13 +12,16 @@ from query.service import QueryConfig, create_app
 from runstream import logs
 from runstream.barriers import LocalBarrier
 from runstream.clickhouse import connect
-from runstream.migrate import migrate
-from runstream.queues import open_consumer
+from runstream.exposition import exposer
+from runstream.migrate import migrate, status
+from runstream.queues import is_local, kafka_settings, make_consumer
 from runstream.roles import common
 from runstream.settings import StorageSettings
+from runstream.watching import watch_app
 from runstream.webserver import serve, stop_on_signals
 from runstream.writer_metrics import WriterMetrics
-from schemas.database import Database
+from schemas.database import Database, DatabaseError
+from schemas.errors import ConfigError
 from schemas.migrations import Flavour
 
 _READ_DRAIN_S = 5.0
@@ -37,7 +40,7 @@ async def _storage(settings: StorageSettings) -> None:
     database = await asyncio.to_thread(_open_embedded, settings)
     latest = open_latest(settings.metadata.get_secret_value())
     try:
-        consumer = await open_consumer(settings)
+        consumer = make_consumer(settings)
         writer = Writer(consumer, database, latest, _writer_config(settings))
         app = create_app(database, LocalBarrier(consumer, writer), config)
         async with _writing(writer, stop, settings.drain_timeout_s):
@@ -47,8 +50,86 @@ async def _storage(settings: StorageSettings) -> None:
         await asyncio.to_thread(database.close)
 
 
+def run_writer(settings: StorageSettings) -> None:
+    """Take points from the queue to ClickHouse until SIGTERM; what it has read is applied before it ends."""
+    _check_apart(settings)
+    logs.configure("writer", settings.log_level)
+    common.run(_writer(settings))
+
+
+async def _writer(settings: StorageSettings) -> None:
+    stop = stop_on_signals()
+    listener = common.listener(settings)
+    database = await asyncio.to_thread(_open_migrated, settings)
+    latest = open_latest(settings.metadata.get_secret_value())
+    try:
+        writer = Writer(make_consumer(settings), database, latest, _writer_config(settings))
+        app = watch_app(
+            exposer(), {"clickhouse": database.ping, "queue": lambda: writer.stats.failure is None}
+        )
+        # Other members take the partitions over: leave with what is in memory applied, the rest stays queued.
+        async with _writing(writer, stop, settings.drain_timeout_s, drain=False):
+            await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
+    finally:
+        latest.close()
+        await asyncio.to_thread(database.close)
+
+
+def run_query(settings: StorageSettings) -> None:
+    """Answer reads until SIGTERM."""
+    _check_apart(settings)
+    logs.configure("query", settings.log_level)
+    common.run(_query(settings))
+
+
+async def _query(settings: StorageSettings) -> None:
+    from ingest.queue.kafka import KafkaBarrier
+
+    config = QueryConfig(internal_token=common.token(settings))
+    stop = stop_on_signals()
+    listener = common.listener(settings)
+    database = await asyncio.to_thread(_open_migrated, settings)
+    barrier = KafkaBarrier(kafka_settings(settings))
+    try:
+        await barrier.start()
+        await serve(create_app(database, barrier, config), listener, stop, drain_s=_READ_DRAIN_S)
+    finally:
+        await barrier.close()
+        await asyncio.to_thread(database.close)
+
+
+def _check_apart(settings: StorageSettings) -> None:
+    if settings.clickhouse.get_secret_value().startswith("chdb:"):
+        raise ConfigError(
+            "chdb:// belongs to one process; run `runstream storage`, or name a server with http://"
+        )
+    if is_local(settings):
+        raise ConfigError(
+            "local:// needs writer and query in one process; run `runstream storage`, or use kafka://"
+        )
+
+
+def _open_migrated(settings: StorageSettings) -> Database:
+    """A server's database, checked to have every migration: `runstream migrate` applies them, once."""
+    database = connect(settings.clickhouse.get_secret_value())
+    try:
+        missing = [entry.migration.name for entry in status(database) if not entry.applied]
+    except DatabaseError as error:
+        database.close()
+        raise ConfigError(f"ClickHouse does not answer: {error}") from error
+    except BaseException:
+        database.close()
+        raise
+    if missing:
+        database.close()
+        raise ConfigError(f"ClickHouse lacks {', '.join(missing)}; run `runstream migrate`")
+    return database
+
+
 @asynccontextmanager
-async def _writing(writer: Writer, stop: asyncio.Event, drain_s: float) -> AsyncIterator[None]:
+async def _writing(
+    writer: Writer, stop: asyncio.Event, drain_s: float, *, drain: bool = True
+) -> AsyncIterator[None]:
     """Run a writer beside the block; it drains when the block ends, and ``stop`` is set if it fails."""
     watching = asyncio.create_task(WriterMetrics(writer).watch())
     running = asyncio.create_task(writer.run())
@@ -57,7 +138,7 @@ async def _writing(writer: Writer, stop: asyncio.Event, drain_s: float) -> Async
         yield
     finally:
         if not running.done():
-            await writer.stop(drain_s)
+            await writer.stop(drain_s, drain=drain)
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await running
