@@ -42,12 +42,14 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _chosen(arguments: argparse.Namespace) -> tuple[rows.Profile, list[str]]:
-    names = arguments.servers.split(",") if arguments.servers else list(CONTENDERS)
+    usual = rows.QUICK if arguments.profile == "quick" else tuple(CONTENDERS)
+    names = arguments.servers.split(",") if arguments.servers else list(usual)
     unknown = [name for name in names if name not in CONTENDERS]
     if unknown:
         sys.exit(f"benchmarks: unknown server {', '.join(unknown)}; known are {', '.join(CONTENDERS)}")
     left_out = [f"{name}: needs {why}" for name in names if (why := CONTENDERS[name].missing())]
-    profile = rows.profile(arguments.profile, tuple(n for n in names if not CONTENDERS[n].missing()))
+    present = tuple(name for name in names if not any(line.startswith(f"{name}:") for line in left_out))
+    profile = rows.profile(arguments.profile, present)
     sessions = [
         s for s in profile.sessions if not arguments.sessions or s.name in arguments.sessions.split(",")
     ]

@@ -88,8 +88,8 @@ def main() -> int:
                         else:
                             result = Load(job).result()
                             facts = {
-                                "requests": result.acknowledged,
-                                "seconds": result.seconds,
+                                "requests": result.steady,
+                                "seconds": result.steady_s,
                                 "not_2xx": result.refused + result.failed,
                                 "p50_ms": result.percentile(50) or 0.0,
                                 "p99_ms": result.percentile(99) or 0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -66,8 +67,19 @@ class LoadResult:
     finished_at: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
-    def seconds(self) -> float:
-        return max(self.ended - self.started, 1e-9)
+    def steady_s(self) -> float:
+        """Seconds until 95% of the acknowledged requests were answered: a few that hang for a server's whole
+        lock timeout say something about latency, and nothing about the rate.
+        """
+        if not len(self.finished_at):
+            return max(self.ended - self.started, 1e-9)
+        last = np.sort(self.finished_at)[self.steady - 1]
+        return max(float(last) - self.started, 1e-9)
+
+    @property
+    def steady(self) -> int:
+        """How many requests were acknowledged within ``steady_s``."""
+        return math.ceil(0.95 * len(self.finished_at))
 
     def percentile(self, share: float) -> float | None:
         return float(np.percentile(self.latency_ms, share)) if len(self.latency_ms) else None

@@ -87,8 +87,8 @@ def render(outcome: dict[str, Any]) -> str:
         f"Speed mode {speed['mode']}: a fixed Python loop took {speed['python_ms']['median']:.1f} ms of CPU"
         f" (fastest seen here {speed['python_ms']['fastest_seen']:.1f}, slowest in this run"
         f" {speed['python_ms']['slowest']:.1f}), copying memory {speed['memory_ms']['median']:.1f} ms.",
-        "points/s: acknowledged while the load lasted; readable/s: the same points over the time until all of"
-        " them could be read. `*`: other work took the processors during the run, so the figures are not valid.",
+        "points/s: acknowledged (the first 95% of the answers); readable/s: the same over the time until all"
+        " points could be read. `*`: other work took the processors during the run, so the figures are not valid.",
     ]
     titles = {name: server["title"] for name, server in outcome["servers"].items()}
     for row in dict.fromkeys(entry["row"] for entry in outcome["table"]):

@@ -14,6 +14,8 @@ RUNS = 200
 KEYS = 50
 SEED = 20_260_801
 PEER_SECONDS = 6.0
+# In this order, so that the most telling are in if the machine is too slow for all.
+QUICK = ("runstream", "mlflow-postgres", "fasttrackml-sqlite", "mlflow-sqlite")
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def profile(name: str, contenders: tuple[str, ...]) -> Profile:
         return Profile(name, 120, (_smoke(contenders),), read_runs=2, sample_requests=8, limit_seconds=1)
     if name == "quick":
         return Profile(
-            name, 140, (_core(3, 4, contenders),), read_runs=10, sample_requests=20, limit_seconds=3
+            name, 130, (_core(3, 4, contenders),), read_runs=10, sample_requests=20, limit_seconds=3
         )
     sessions = (
         _core(8, 30, contenders),

@@ -133,7 +133,7 @@ class SessionRun:
         facts = _load_facts(result, drain_s) | _usage_facts(meter.stop(), result)
         if row.kind == "load" and row.shape.points == 1000 and self._base_rate is None:
             # What can be sustained, and not what can be taken in for a while.
-            self._base_rate = result.acknowledged / (result.seconds + (drain_s or 0.0))
+            self._base_rate = result.steady / (result.steady_s + (drain_s or 0.0))
         return facts
 
     def _half(self, row: Row) -> Result:
@@ -225,7 +225,8 @@ def body_name(session: Session, row: Row) -> str:
 
 
 def _load_facts(result: LoadResult, drain_s: float | None) -> Result:
-    seconds = result.seconds
+    seconds = result.steady_s
+    points = result.acknowledged_points / max(result.acknowledged, 1) * result.steady
     drain_s = None if drain_s is None else round(drain_s, 3)
     return {
         "sent": result.sent,
@@ -240,15 +241,14 @@ def _load_facts(result: LoadResult, drain_s: float | None) -> Result:
         "statuses": result.statuses,
         "first_error": result.first_error,
         "seconds": seconds,
-        "points_per_s": result.acknowledged_points / seconds,
-        "requests_per_s": result.acknowledged / seconds,
+        "last_answer_s": result.ended - result.started,
+        "points_per_s": points / seconds,
+        "requests_per_s": result.steady / seconds,
         "p50_ms": result.percentile(50),
         "p99_ms": result.percentile(99),
         "max_ms": result.percentile(100),
         "drain_s": drain_s,
-        "readable_points_per_s": result.acknowledged_points / (seconds + drain_s)
-        if drain_s is not None
-        else None,
+        "readable_points_per_s": None if drain_s is None else points / (seconds + drain_s),
     }
 
 

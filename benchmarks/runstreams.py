@@ -6,6 +6,7 @@ import json
 import secrets
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,12 +48,13 @@ class Runstream(Server):
         return "tracking" if "mlflow" in command_line else "supervisor"
 
     def stored_points(self) -> int:
-        return self._inspect()["points"]
+        return self._stopped["points"]
 
     def stored_bytes(self) -> int:
-        return self._inspect()["bytes"]
+        return self._stopped["bytes"]
 
-    def _inspect(self) -> dict[str, int]:
+    @cached_property
+    def _stopped(self) -> dict[str, int]:
         """What the stopped engine holds, asked through chDB in a process of its own."""
         script = [sys.executable, "-m", "benchmarks.inspect_chdb", str(self.folder / "data" / "clickhouse")]
         answer = subprocess.run(script, cwd=_ROOT, stdout=subprocess.PIPE, check=True, timeout=300)
