@@ -149,4 +149,4 @@ def test_only_known_variables_anywhere() -> None:
 
 
 def _variables(path: Path) -> set[str]:
-    return set(re.findall(r"\bRUNSTREAM_[A-Z0-9_]+\b", path.read_text()))
+    return set(re.findall(r"\bRUNSTREAM_[A-Z0-9_]*[A-Z0-9]\b(?!_)", path.read_text()))
