@@ -9,9 +9,15 @@ from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer
 
-from ingest.queue.kafka import KafkaConsumerQueue, KafkaProducerQueue, KafkaSettings, ensure_topics
+from ingest.queue.kafka import (
+    KafkaBarrier,
+    KafkaConsumerQueue,
+    KafkaProducerQueue,
+    KafkaSettings,
+    ensure_topics,
+)
 from ingest.queue.local import LocalLogConsumer, LocalLogProducer, read_dead_letters
-from ingest.queue.protocol import Consumer, Message, Producer
+from ingest.queue.protocol import Consumer, Message, Producer, RevokeHandler
 
 
 @dataclass(frozen=True)
@@ -74,33 +80,42 @@ class LocalBackend:
 class KafkaBackend:
     """Topics and a group of their own on a Kafka that runs."""
 
-    def __init__(self, servers: tuple[str, ...]) -> None:
+    def __init__(self, servers: tuple[str, ...], **options: Any) -> None:
         name = f"test-{uuid.uuid4().hex}"
-        self.settings = KafkaSettings(
-            servers=servers,
-            topic=name,
-            dead_letter_topic=f"{name}.dlq",
-            group=name,
-            partitions=3,
-            replication_factor=1,
-            min_insync_replicas=1,
-        )
+        defaults: dict[str, Any] = {
+            "topic": name,
+            "dead_letter_topic": f"{name}.dlq",
+            "group": name,
+            "partitions": 3,
+            "replication_factor": 1,
+            "min_insync_replicas": 1,
+            "start_timeout_ms": 20_000,
+        }
+        self.settings = KafkaSettings(servers=servers, **(defaults | options))
         self._created = False
         self._open: list[Any] = []
 
-    async def producer(self) -> Producer:
+    async def producer(self) -> KafkaProducerQueue:
         await self._create()
         producer = KafkaProducerQueue(self.settings)
         self._open.append(producer)
         await producer.start()
         return producer
 
-    async def consumer(self) -> Consumer:
+    async def consumer(self, on_revoke: RevokeHandler | None = None) -> KafkaConsumerQueue:
         await self._create()
         consumer = KafkaConsumerQueue(self.settings)
         self._open.append(consumer)
-        await consumer.start()
+        await consumer.start(on_revoke)
         return consumer
+
+    async def barrier(self) -> KafkaBarrier:
+        """What the query service waits with."""
+        await self._create()
+        barrier = KafkaBarrier(self.settings)
+        self._open.append(barrier)
+        await barrier.start()
+        return barrier
 
     async def dead_letters(self) -> list[StoredLetter]:
         reader = AIOKafkaConsumer(

@@ -269,6 +269,10 @@ class KafkaCluster:
                 else:
                     break
 
+    def segments(self, topic: str, partition: int) -> list[Path]:
+        """The log files of a partition, on every broker that has it."""
+        return sorted(self.directory.glob(f"broker-*/data/{topic}-{partition}/*.log"))
+
     def stop(self) -> None:
         """End all brokers. Nothing of them is needed afterwards, so without ceremony."""
         for broker in self.brokers:
@@ -292,8 +296,11 @@ def shared_servers(config: pytest.Config) -> tuple[str, ...]:
     """One broker for all tests of this process that only need some Kafka, each with topics of its own; or the
     cluster that ``RUNSTREAM_TEST_KAFKA`` names. Started on first use, stopped when pytest ends."""
     named = os.environ.get("RUNSTREAM_TEST_KAFKA")
-    if named:
-        return tuple(named.split(","))
+    return tuple(named.split(",")) if named else tuple(shared_cluster(config).servers)
+
+
+def shared_cluster(config: pytest.Config) -> KafkaCluster:
+    """The broker behind ``shared_servers``, for tests that look into its files."""
     if _SHARED not in config.stash:
         directory = Path(tempfile.mkdtemp(prefix="runstream-kafka-"))
         cluster = KafkaCluster(directory)
@@ -301,4 +308,4 @@ def shared_servers(config: pytest.Config) -> tuple[str, ...]:
         config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
         config.add_cleanup(cluster.stop)
         cluster.start()
-    return tuple(config.stash[_SHARED].servers)
+    return config.stash[_SHARED]

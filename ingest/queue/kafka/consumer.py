@@ -14,10 +14,10 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import CommitFailedError, CorruptRecordException, IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
-from ingest.queue.kafka.damage import find_damage
+from ingest.queue.kafka.damage import read_damage
 from ingest.queue.kafka.dead_letters import KafkaDeadLetters
 from ingest.queue.kafka.offsets import KafkaOffsets
-from ingest.queue.kafka.producer import FLUSH_HEADER
+from ingest.queue.kafka.records import to_message
 from ingest.queue.kafka.settings import KafkaSettings
 from ingest.queue.protocol import Message, RevokeHandler
 from schemas.errors import ConfigError, QueueUnavailableError
@@ -282,11 +282,7 @@ class KafkaConsumerQueue:
                 expected,
                 records[0].offset - 1,
             )
-        for record in records:
-            flush = any(name == FLUSH_HEADER for name, _ in record.headers)
-            self._buffer.append(
-                Message(partition, record.offset, record.offset + 1, record.value or b"", flush=flush)
-            )
+        self._buffer.extend(to_message(partition, record) for record in records)
         self._positions[partition] = records[-1].offset + 1
 
     async def _seek(self) -> None:
@@ -313,12 +309,11 @@ class KafkaConsumerQueue:
         """
         assignment = self._assignments
         self._positioned = -1
-        damaged = await find_damage(self._settings, dict(self._positions))
+        damaged = await read_damage(self._settings, dict(self._positions))
         if assignment != self._assignments:
             return
-        for partition, batch in damaged.items():
-            offset = self._positions[partition]
-            logger.error("partition %d is damaged from %d to %d", partition, offset, batch.next_offset)
-            fault = "the batch's checksum does not match"
-            self._buffer.append(Message(partition, offset, batch.next_offset, batch.payload, fault))
-            self._positions[partition] = batch.next_offset
+        for partition, messages in damaged.items():
+            fault = messages[-1]
+            logger.error("partition %d is damaged from %d to %d", partition, fault.offset, fault.next_offset)
+            self._buffer.extend(messages)
+            self._positions[partition] = fault.next_offset

@@ -1,9 +1,9 @@
-"""Reads the batch that a consumer cannot get past because its checksum does not match."""
+"""Reads past a batch whose checksum does not match, which the aiokafka consumer cannot."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from typing import Any
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
@@ -11,24 +11,20 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import TopicPartition
 
+from ingest.queue.kafka.records import to_message
 from ingest.queue.kafka.settings import KafkaSettings
+from ingest.queue.protocol import Message
 from schemas.errors import QueueUnavailableError
 
-# RecordBatch v2: base offset (i64), length (i32), …
+# A stored batch (RecordBatch v2) begins with its base offset (i64) and its length after these twelve bytes
+# (i32).
 _LENGTH_AT = 8
 _OVERHEAD = 12
 
 
-@dataclass(frozen=True, slots=True)
-class DamagedBatch:
-    """A batch whose checksum is wrong: its bytes as the broker stores them, and the offset after it."""
-
-    next_offset: int
-    payload: bytes
-
-
-async def find_damage(settings: KafkaSettings, positions: dict[int, int]) -> dict[int, DamagedBatch]:
-    """The damaged batches among those that stand at ``positions`` (partition -> offset).
+async def read_damage(settings: KafkaSettings, positions: dict[int, int]) -> dict[int, list[Message]]:
+    """For each partition that has a damaged batch near its position (partition -> offset): the records from
+    there on, up to and with that batch, as a fault.
 
     Raises ``QueueUnavailableError`` if a broker does not answer in time.
     """
@@ -39,9 +35,9 @@ async def find_damage(settings: KafkaSettings, positions: dict[int, int]) -> dic
             await client.set_topics([settings.topic])
             found = {}
             for partition, offset in positions.items():
-                damage = await _read(client, settings, partition, offset)
-                if damage is not None:
-                    found[partition] = damage
+                messages = _parse(partition, offset, await _fetch(client, settings, partition, offset))
+                if messages and messages[-1].fault is not None:
+                    found[partition] = messages
             return found
     except (KafkaError, TimeoutError) as error:
         raise QueueUnavailableError(f"cannot read a damaged batch: {error!r}") from error
@@ -49,24 +45,39 @@ async def find_damage(settings: KafkaSettings, positions: dict[int, int]) -> dic
         await client.close()
 
 
-async def _read(
-    client: AIOKafkaClient, settings: KafkaSettings, partition: int, offset: int
-) -> DamagedBatch | None:
+async def _fetch(client: AIOKafkaClient, settings: KafkaSettings, partition: int, offset: int) -> bytes:
     leader = client.cluster.leader_for_partition(TopicPartition(settings.topic, partition))
     if leader is None or leader == -1:
         raise LeaderNotAvailableError(f"{settings.topic}-{partition}")
     limit = settings.partition_fetch_bytes
-    request = FetchRequest(0, 1, limit, 0, [(settings.topic, [(partition, offset, limit)])])
-    answer = await client.send(leader, request)
+    answer: Any = await client.send(
+        leader, FetchRequest(0, 1, limit, 0, [(settings.topic, [(partition, offset, limit)])])
+    )
     for _, partitions in answer.topics:
         for _, code, *_, stored in partitions:
             if code:
                 raise for_code(code)()
-            if len(stored) < _OVERHEAD:
-                continue
-            length = int.from_bytes(stored[_LENGTH_AT:_OVERHEAD], "big", signed=True)
-            batch = bytes(stored[: _OVERHEAD + length])
-            parsed = DefaultRecordBatch(batch)
-            if not parsed.validate_crc():
-                return DamagedBatch(max(parsed.next_offset, offset + 1), batch)
-    return None
+            return bytes(stored)
+    return b""
+
+
+def _parse(partition: int, offset: int, stored: bytes) -> list[Message]:
+    messages: list[Message] = []
+    at = 0
+    while len(stored) - at > _OVERHEAD:
+        length = int.from_bytes(stored[at + _LENGTH_AT : at + _OVERHEAD], "big", signed=True)
+        stop = at + _OVERHEAD + length
+        if length <= 0 or stop > len(stored):
+            break
+        batch = DefaultRecordBatch(stored[at:stop])
+        if not batch.validate_crc():
+            begin = max(batch.base_offset, offset)
+            fault = "the batch's checksum does not match"
+            messages.append(
+                Message(partition, begin, max(batch.next_offset, begin + 1), stored[at:stop], fault)
+            )
+            break
+        if not batch.is_control_batch:
+            messages += [to_message(partition, record) for record in batch if record.offset >= offset]
+        at = stop
+    return messages

@@ -6,14 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from ingest.queue.kafka.records import FLUSH_HEADER
 from ingest.queue.kafka.sender import Headers, Sender
 from ingest.queue.kafka.settings import KafkaSettings
 from ingest.queue.protocol import Depth
 from schemas.errors import QueueFullError, QueueUnavailableError
 from schemas.topics import partition_of
-
-# A record with this header is empty and asks the writer to write what it holds at once.
-FLUSH_HEADER = "flush"
 
 
 class KafkaProducerQueue:
