@@ -17,7 +17,7 @@ _POINT_BYTES = 8 + 8 + 8 + 4 + 4
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record: its points, or why it has none (``reason``)."""
+    """A record: its points, or why it has none (``reason``); a flush marker has neither."""
 
     message: Message
     points: PointColumns | None
@@ -32,6 +32,8 @@ def decode_all(messages: Sequence[Message]) -> list[Entry]:
 def _decode(message: Message) -> Entry:
     if message.fault is not None:
         return Entry(message, None, message.fault)
+    if message.flush:
+        return Entry(message, None)
     try:
         return Entry(message, decode(message.payload))
     except BadRecordError as error:
@@ -45,7 +47,8 @@ class Batch:
     """Collects entries, in order within each partition.
 
     ``next_offsets`` is, per partition, where the consumer continues once the batch is applied; ``size_bytes``
-    what the points take in memory; ``oldest_ms`` when the oldest request in it was accepted.
+    what the points take in memory; ``oldest_ms`` when the oldest request in it was accepted; ``flush`` whether
+    a reader waits for it.
     """
 
     def __init__(self) -> None:
@@ -54,6 +57,7 @@ class Batch:
         self.rows = 0
         self.size_bytes = 0
         self.oldest_ms: int | None = None
+        self.flush = False
         self.started_at: float | None = None
 
     def __bool__(self) -> bool:
@@ -71,6 +75,7 @@ class Batch:
                 self.size_bytes += len(points) * _POINT_BYTES + sum(map(len, points.keys))
                 if self.oldest_ms is None or points.created_at_ms < self.oldest_ms:
                     self.oldest_ms = points.created_at_ms
+            self.flush |= entry.message.flush
             self.entries.append(entry)
 
     def without(self, partitions: Collection[int]) -> Batch:

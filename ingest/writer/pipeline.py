@@ -36,10 +36,10 @@ class WriterConfig:
     """How much goes into a block, and how long a point waits for company. Times in seconds.
 
     A block is inserted at ``max_rows`` or ``max_bytes`` (of points in memory), when somebody waits for it
-    (``flush_until``), and else after ``linger_s``, or ``max_linger_s`` while a tenth of ``max_rows`` or
-    more came in meanwhile. At most two blocks are held. Newest values are written with a pause of
-    ``latest_pause`` times what the last write took, unless somebody waits, and every ``max_latest_rows``
-    series.
+    (``flush_until``, or a flush marker in the queue), and else after ``linger_s``, or ``max_linger_s``
+    while a tenth of ``max_rows`` or more came in meanwhile. At most two blocks are held. Newest values are
+    written with a pause of ``latest_pause`` times what the last write took, unless somebody waits, and
+    every ``max_latest_rows`` series.
     """
 
     max_rows: int = 300_000
@@ -92,6 +92,7 @@ class Writer:
         self._unsettled_oldest_ms: int | None = None
         self._applied: dict[int, int] = {}
         self._settle_after = 0.0
+        self._flush_asked = False
         self._waiters: list[_Waiter] = []
         self._revocations: dict[int, int] = {}
 
@@ -130,8 +131,8 @@ class Writer:
     async def stop(self, timeout_s: float, *, drain: bool = True) -> bool:
         """Apply what the queue holds now (``drain``) or what is in memory, commit it, and end ``run``.
 
-        ``False`` if ``timeout_s`` passed first: the rest stays in the queue, and ``run`` is cancelled; it ends
-        once a statement that is under way in its thread does.
+        ``False`` if ``timeout_s`` passed first: the rest stays in the queue, and ``run`` is cancelled; it
+        ends once a statement that is under way in its thread does.
         """
         deadline = self._monotonic() + timeout_s
         if drain and not self._finished.is_set():
@@ -273,6 +274,7 @@ class Writer:
         if (
             batch.rows >= config.max_rows
             or batch.size_bytes >= config.max_bytes
+            or batch.flush
             or self._stopping
             or self._wanted(self._polled)
         ):
@@ -284,7 +286,7 @@ class Writer:
         """Seconds until newest values should be written and offsets committed."""
         if not self._unsettled:
             return float("inf")
-        if self._stopping or self._sink.unsettled_rows >= self.config.max_latest_rows:
+        if self._stopping or self._flush_asked or self._sink.unsettled_rows >= self.config.max_latest_rows:
             return 0
         if self._wanted(self._applied | self._unsettled):
             return 0
@@ -296,6 +298,7 @@ class Writer:
         self._room.set()
         await self._sink.apply(batch)
         self._in_flight = None
+        self._flush_asked |= batch.flush
         self._unsettled |= batch.next_offsets
         if batch.oldest_ms is not None:
             oldest = self._unsettled_oldest_ms
@@ -306,6 +309,7 @@ class Writer:
         offsets = self._unsettled
         await self._retry("commit", lambda: self._consumer.commit(offsets))
         self._unsettled = {}
+        self._flush_asked = False
         self._unsettled_oldest_ms = None
         self._applied |= offsets
         self._settle_after = self._monotonic() + took * self.config.latest_pause

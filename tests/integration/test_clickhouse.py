@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import itertools
 import random
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from schemas.migrations import METRICS_COLUMNS, MIGRATIONS_TABLE, Flavour
 from support.chdb_http import ChdbServer, Fault, chdb_server
 from support.points import columns
 
+_numbers = itertools.count()
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChdbServer]:
@@ -33,9 +36,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChdbServer]:
 
 
 @pytest.fixture
-def database(server: ChdbServer, request: pytest.FixtureRequest) -> Iterator[Database]:
+def database(server: ChdbServer) -> Iterator[Database]:
     """A database of its own for each test."""
-    url = server.url.replace("/runstream", f"/{request.node.originalname}")
+    url = server.url.replace("/runstream", f"/test_{next(_numbers)}")
     create_database(url)
     database = connect(url)
     yield database
