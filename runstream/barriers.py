@@ -10,6 +10,8 @@ from ingest.queue.protocol import Consumer
 from ingest.writer.pipeline import Writer
 from schemas.errors import QueueUnavailableError
 
+_RETRY_S = 0.05
+
 
 class LocalBarrier:
     """For a writer in the same process: look where the queue ends, and have the writer come that far at once."""
@@ -23,7 +25,15 @@ class LocalBarrier:
         deadline = time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                ends = await self._consumer.end_offsets()
-        except (TimeoutError, QueueUnavailableError):
+                ends = await self._end_offsets()
+        except TimeoutError:
             return False
         return await self._writer.flush_until(ends, max(0.0, deadline - time.monotonic()))
+
+    async def _end_offsets(self) -> dict[int, int]:
+        """Tried again while the log cannot be asked: also while the writer is still opening it after a crash."""
+        while True:
+            try:
+                return await self._consumer.end_offsets()
+            except QueueUnavailableError:
+                await asyncio.sleep(_RETRY_S)
