@@ -16,30 +16,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from google.protobuf.json_format import ParseError
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 from integration.verdict_cases import READS, ROUTES, WRITES
+from integration.verdict_made_up import READ, writes
 from integration.verdict_requests import (
     API,
     JSON,
     Case,
-    Raw,
     Request,
     batch,
-    bulk,
     dump,
-    history,
-    interval,
-    log_batch,
-    log_metric,
     one,
     point,
 )
-from integration.verdict_sides import Side
-from integration.verdict_values import KEYS, ODD_VALUES
-from mlflow.protos.service_pb2 import LogBatch, LogMetric
-from mlflow.utils.proto_json_utils import parse_dict
+from integration.verdict_sides import Side, parser_stops_half_way
 
 from support.raw_http import Answer
 from support.stock import stock_server
@@ -74,19 +64,6 @@ def meaning(answer: Answer) -> Any:
     if answer.status == 200:
         return answer.status, json.dumps(content, sort_keys=True)
     return answer.status  # a page of HTML
-
-
-def parser_stops_half_way(request: Request) -> bool:
-    """Whether protobuf's own parser, which MLflow uses, does not get through the body."""
-    try:
-        body = json.loads(request.body or b"")
-        body = json.loads(body) if isinstance(body, str) else body
-        parse_dict(body, LogBatch() if request.path.endswith("log-batch") else LogMetric())
-    except ParseError:
-        return True
-    except (ValueError, TypeError, RecursionError):
-        return False
-    return False
 
 
 def is_meant(request: Request, expected: Answer, answer: Answer) -> bool:
@@ -141,107 +118,6 @@ def test_reads(case: Case, stock: Side, runstream: Side) -> None:
 
 # --- requests that nobody has thought of
 
-_numbers = (
-    st.floats().map(lambda value: value if value - value == 0 else str(value))
-    | st.integers(-(2**65), 2**65)
-    | st.integers(0, 2**63 - 1).map(str)
-    | st.floats(allow_nan=False, allow_infinity=False).map(repr)
-)
-_odd = st.sampled_from(list(ODD_VALUES.values()))
-_texts = st.text(max_size=8) | st.sampled_from(list(KEYS.values()))
-_anything = st.recursive(
-    st.none() | st.booleans() | _numbers | _texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=4,
-)
-
-
-def _mostly(good: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.integers(0, 9).flatmap(lambda roll: good if roll < 8 else _odd | _anything)
-
-
-_good_fields = {
-    "key": _mostly(st.sampled_from(["a", "b/c", "naïve é", "x y.z-1:2"])),
-    "value": _mostly(_numbers | st.booleans()),
-    "timestamp": _mostly(st.integers(0, 2**63 - 1) | st.integers(0, 50).map(str)),
-}
-_odd_fields = {
-    "step": _mostly(st.integers(-(2**63), 2**63 - 1) | st.integers(-5, 5).map(float)),
-    "model_id": _odd,
-    "dataset_name": st.sampled_from(["d", "", None]),
-    "dataset_digest": st.sampled_from(["d", "", None]),
-    "datasetName": st.just("d"),
-    "more": _anything,
-}
-_metrics = st.fixed_dictionaries(_good_fields, optional=_odd_fields | {"run_id": _mostly(st.just("x"))})
-_pairs = st.fixed_dictionaries(
-    {"key": _mostly(st.sampled_from("abcdef"))},
-    optional={"value": _mostly(st.text(max_size=5)), "more": _anything},
-)
-_run_ids = _mostly(st.sampled_from(["@active@", "@active@", "@active@", "@deleted@", "@unknown@"]))
-_batches = st.fixed_dictionaries(
-    {"run_id": _run_ids},
-    optional={
-        "metrics": _mostly(st.lists(_metrics, max_size=5)),
-        "params": _mostly(st.lists(_pairs, max_size=3)),
-        "tags": _mostly(st.lists(_pairs, max_size=3)),
-        "more": _anything,
-    },
-)
-_singles = st.fixed_dictionaries(
-    _good_fields | {"run_id": _run_ids}, optional=_odd_fields | {"run_uuid": _run_ids, "runUuid": _run_ids}
-)
-
-
-@st.composite
-def _writes(draw: st.DrawFn) -> Request:
-    make, bodies = draw(st.sampled_from([(log_batch, _batches), (log_metric, _singles)]))
-    body: dict[str, Any] = {name: value for name, value in draw(bodies).items() if value is not ...}
-    names = draw(st.permutations(list(body)))
-    text = dump({name: _without_gaps(body[name]) for name in names})
-    for _ in range(draw(st.sampled_from([0, 0, 0, 0, 0, 1, 2]))):  # sometimes a slip of the pen
-        at = draw(st.integers(0, len(text)))
-        slip = draw(st.sampled_from(["", '"', ",", "}", "]", "0", "e", "-", "\\", "\x00", "{", "null", " "]))
-        text = text[:at] + slip + text[at + draw(st.integers(0, 2)) :]
-    if draw(st.integers(0, 19)) == 0:
-        text = json.dumps(text)
-    return make(Raw(text))
-
-
-def _without_gaps(value: Any) -> Any:
-    if isinstance(value, Raw):
-        return value
-    if isinstance(value, dict):
-        return {name: _without_gaps(item) for name, item in value.items() if item is not ...}
-    if isinstance(value, list):
-        return [_without_gaps(item) for item in value if item is not ...]
-    return None if value is ... else value
-
-
-_parameters = st.sampled_from(
-    ["1", "3", "-1", "0", "2500", "2501", "25001", "x", "", "1.0", "1e1", " 2", "2147483648"]
-)
-_tokens = st.sampled_from(["", "abc", "eyJvZmZzZXQiOiA3fQ==", "eyJvZmZzZXQiOiAiNyJ9", "e30=", "W10=", "%"])
-_known_runs = st.sampled_from(["@history@", "@history2@", "@empty@", "@deleted@", "@unknown@", "", "a b"])
-_keys = st.sampled_from(["k", "k", "nan", "inf", "extreme", "none", "", "../k"])
-_run_lists = st.lists(_known_runs, max_size=4)
-
-
-def _queries(make: Any, required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[Request]:
-    fields = st.fixed_dictionaries({}, optional=required | optional) | st.fixed_dictionaries(
-        required, optional=optional
-    )
-    return fields.map(lambda query: make(**query))
-
-
-_limits = {"max_results": _parameters}
-_steps = {"start_step": _parameters, "end_step": _parameters}
-_reads = (
-    _queries(history, {"run_id": _known_runs, "metric_key": _keys}, _limits | {"page_token": _tokens})
-    | _queries(bulk, {"run_id": _run_lists, "metric_key": _keys}, _limits)
-    | _queries(interval, {"run_ids": _run_lists, "metric_key": _keys}, _limits | _steps)
-)
-
 _made_up = settings(
     max_examples=EXAMPLES or 150,
     derandomize=not EXAMPLES,
@@ -254,14 +130,14 @@ _made_up = settings(
 
 @pytest.mark.timeout(3600)
 @_made_up
-@given(request=_writes())
+@given(request=writes())
 def test_made_up_writes(request: Request, stock: Side, runstream: Side) -> None:
     compare(Case("made up", (request,)), stock, runstream)
 
 
 @pytest.mark.timeout(3600)
 @_made_up
-@given(request=_reads)
+@given(request=READ)
 def test_made_up_reads(request: Request, stock: Side, runstream: Side) -> None:
     expected, answer = stock.send(request), runstream.send(request)
     if not is_meant(request, expected, answer):

@@ -7,8 +7,11 @@ import uuid
 from typing import Any
 from urllib.parse import urlencode
 
+from google.protobuf.json_format import ParseError
 from integration.verdict_cases import HISTORY
 from integration.verdict_requests import API, UNKNOWN, Request
+from mlflow.protos.service_pb2 import LogBatch, LogMetric
+from mlflow.utils.proto_json_utils import parse_dict
 
 from support.raw_http import Answer, RawClient
 
@@ -99,3 +102,16 @@ class Side:
         answer = self.client.send("GET", f"{API}/{path}?{urlencode(query)}")
         assert answer.status == 200, (path, answer)
         return answer.json
+
+
+def parser_stops_half_way(request: Request) -> bool:
+    """Whether protobuf's own parser, which MLflow uses, does not get through the body."""
+    try:
+        body = json.loads(request.body or b"")
+        body = json.loads(body) if isinstance(body, str) else body
+        parse_dict(body, LogBatch() if request.path.endswith("log-batch") else LogMetric())
+    except ParseError:
+        return True
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return False
