@@ -26,7 +26,7 @@ ORIGINS = ("compose", *KUSTOMIZATIONS)
 # What a role needs to be given, because its default is for one machine.
 NEEDS = {
     "gateway": {"INTERNAL_TOKEN", "QUEUE", "ARTIFACTS", "TRACKING", "QUERY", "ALLOWED_HOSTS"},
-    "writer": {"INTERNAL_TOKEN", "QUEUE", "CLICKHOUSE", "METADATA"},
+    "writer": {"QUEUE", "CLICKHOUSE", "METADATA"},
     "query": {"INTERNAL_TOKEN", "QUEUE", "CLICKHOUSE"},
     "tracking": {"INTERNAL_TOKEN", "METADATA", "ARTIFACTS", "GATEWAY", "QUERY", "ALLOWED_HOSTS"},
     "migrate": {"QUEUE", "CLICKHOUSE", "METADATA"},
@@ -92,6 +92,9 @@ def test_nothing_needed_is_missing(origin: str) -> None:
     for container in containers(origin):
         given = container.environment.keys() | container.secret
         assert {f"RUNSTREAM_{name}" for name in NEEDS[container.role]} <= given, container
+        passwords = {"INTERNAL_TOKEN", "CLICKHOUSE", "METADATA"}
+        unneeded = {f"RUNSTREAM_{name}" for name in passwords - NEEDS[container.role]}
+        assert not unneeded & given, f"{container} is given a password that it does not need"
 
 
 @pytest.mark.parametrize("origin", ORIGINS)
