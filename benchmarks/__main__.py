@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +65,15 @@ def _chosen(arguments: argparse.Namespace) -> tuple[rows.Profile, list[str]]:
     return replace(profile, sessions=tuple(s for s in sessions if s.rows)), left_out
 
 
-def _build(profile: rows.Profile, folder: Path) -> dict[str, workloads.Requests]:
-    bodies = {}
-    for session in profile.sessions:
-        for row in session.rows:
-            name = body_name(session, row)
-            if name not in bodies and row.kind != "reads":
-                bodies[name] = workloads.build(row.shape, folder / name, rows.SEED)
-    return bodies
+def _build(session: rows.Session, folder: Path) -> dict[str, workloads.Requests]:
+    shapes = {body_name(session, row): row.shape for row in session.rows if row.kind != "reads"}
+    # The interpreters are started anew, as everywhere here: a fork would share open files and threads.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        building = {
+            name: pool.submit(workloads.build, shape, folder / name, rows.SEED)
+            for name, shape in shapes.items()
+        }
+        return {name: done.result() for name, done in building.items()}
 
 
 def _limit(bodies: workloads.Requests, folder: Path, seconds: float) -> dict[str, Any]:
@@ -102,15 +105,16 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "sessions": [],
         "errors": [],
     }
-    bodies = _build(profile, folder / "bodies")
-    print(f"bodies ready after {time.monotonic() - began:.0f} s", flush=True)
     for turn, session in enumerate(profile.sessions):
+        building = time.monotonic()
+        bodies = _build(session, folder / "bodies")
+        print(f"{session.name}: bodies built in {time.monotonic() - building:.0f} s", flush=True)
         first = bodies.get(body_name(session, session.rows[0]))
         outcome["calibrations"].append(asdict(calibrate()))
         if first is not None and session.rows[0].shape.points == 1000:
             outcome["limits"].append(_limit(first, folder / f"limit-{turn}", profile.limit_seconds))
         for name in session.contenders:
-            if time.monotonic() - began > profile.budget_s:
+            if time.monotonic() - began > profile.budget_s and not arguments.servers:
                 left_out.append(f"{name}, session {session.name}, turn {turn + 1}: no time left")
                 continue
             home = folder / f"{turn}-{name}"
@@ -125,6 +129,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             if session_run.summary:
                 outcome["sessions"].append(session_run.summary | {"turn": turn})
             shutil.rmtree(home, ignore_errors=True)
+        shutil.rmtree(folder / "bodies")
     outcome["wall_s"] = round(time.monotonic() - began, 1)
     return outcome
 
