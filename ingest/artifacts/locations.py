@@ -67,7 +67,7 @@ def parse(url: str, environ: Mapping[str, str]) -> Location:
         case "file":
             if parts.netloc not in ("", "localhost") or not parts.path:
                 raise ConfigError(_EXAMPLE)
-            return Location("file", "", unquote(parts.path))
+            return Location("file", "", str(Path(unquote(parts.path)).absolute()))
         case "memory":
             return Location("memory", "", _prefix(parts.path))
         case "s3" | "gs":
