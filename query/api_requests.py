@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -82,3 +82,21 @@ class AggregateRequest(_Selecting):
     every: Annotated[
         int, msgspec.Meta(ge=1, le=INT64_MAX, description="Steps that are taken together; 1: each by itself.")
     ] = 1
+
+
+def check_runs(runs: list[str], limit: int) -> list[str]:
+    """Run ids of a URL. Raises ``MlflowError``."""
+    return _check(runs, Annotated[list[RunId], msgspec.Meta(min_length=1, max_length=limit)])
+
+
+def check_keys(keys: list[str]) -> list[str]:
+    """Keys of a URL. Raises ``MlflowError``."""
+    return _check(keys, Keys)
+
+
+def _check(values: list[str], kind: Any) -> list[str]:
+    try:
+        checked: list[str] = msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise MlflowError(f"Bad request: {error}") from error
+    return checked

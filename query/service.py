@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -11,8 +12,11 @@ from query.answers import errors_to_answers
 from query.consistency import Barrier
 from query.history import HistoryReader
 from query.internal import InternalRoutes
+from query.live import Hub
+from query.live_routes import LiveRoutes
 from query.metrics_api import MetricsRoutes
 from query.mlflow_rest import MlflowRoutes
+from query.polled_feed import PolledFeed
 from query.workers import Workers
 from schemas.database import Database
 
@@ -41,12 +45,22 @@ class QueryConfig:
     snapshot_bytes: int = 128 << 20
 
 
-def create_app(database: Database, barrier: Barrier, config: QueryConfig) -> web.Application:
-    """The application; it owns its threads, not the database or the barrier."""
+def create_app(
+    database: Database, barrier: Barrier, config: QueryConfig, hub: Hub | None = None
+) -> web.Application:
+    """The application; it owns its threads, not the database or the barrier.
+
+    ``hub`` is where new points are published for live listeners; without one the service looks for new
+    points in ClickHouse by itself while somebody listens.
+    """
     app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[errors_to_answers])
 
     async def life(app: web.Application) -> AsyncIterator[None]:
+        feeding = None if hub is not None else asyncio.create_task(feed.run())
         yield
+        if feeding is not None:
+            feeding.cancel()
+            await asyncio.wait([feeding])
         await workers.close()
         await streams.close()
 
@@ -55,6 +69,8 @@ def create_app(database: Database, barrier: Barrier, config: QueryConfig) -> web
     streams = Workers(
         threads=config.stream_threads, max_waiting=config.max_waiting, timeout_s=config.read_timeout_s
     )
+    live = hub if hub is not None else Hub()
+    feed = PolledFeed(database, workers, barrier, live)
     app.cleanup_ctx.append(life)
     app.router.add_get("/health", _health)
     MlflowRoutes(reader, workers, barrier, barrier_timeout_s=config.barrier_timeout_s).add_to(
@@ -74,6 +90,7 @@ def create_app(database: Database, barrier: Barrier, config: QueryConfig) -> web
         barrier_timeout_s=config.barrier_timeout_s,
         max_query_s=config.stream_timeout_s,
     ).add_to(app)
+    LiveRoutes(live).add_to(app)
     return app
 
 

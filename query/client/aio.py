@@ -1,0 +1,116 @@
+"""The same connection for asyncio: every call awaits instead of blocking."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+import httpx
+import pandas as pd
+
+from query.client.connection import Connection, listed
+from query.client.live import FIRST_PAUSE_S, LONGEST_PAUSE_S, SILENCE_S, Follower, Point, check, rows_of
+from query.client.run import Run
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class AsyncConnection:
+    """``Connection`` with awaitable methods of the same names, arguments and results.
+
+    Reading and decoding happen in threads, so that a large result does not hold up the loop.
+    """
+
+    def __init__(self, uri: str | None = None, *, timeout_s: float = 600.0) -> None:
+        self._connection = Connection(uri, timeout_s=timeout_s)
+
+    @property
+    def uri(self) -> str:
+        """The server's address."""
+        return self._connection.uri
+
+    async def get_metrics(self, *args: Any, **options: Any) -> Any:
+        """See ``Connection.get_metrics``."""
+        return await _in_thread(self._connection.get_metrics, *args, **options)
+
+    async def latest_metrics(self, *args: Any, **options: Any) -> Any:
+        """See ``Connection.latest_metrics``."""
+        return await _in_thread(self._connection.latest_metrics, *args, **options)
+
+    async def summary(self, *args: Any, **options: Any) -> pd.DataFrame:
+        """See ``Connection.summary``."""
+        return await _in_thread(self._connection.summary, *args, **options)
+
+    async def aggregate(self, *args: Any, **options: Any) -> pd.DataFrame:
+        """See ``Connection.aggregate``."""
+        return await _in_thread(self._connection.aggregate, *args, **options)
+
+    async def sql(self, query: str, **options: Any) -> Any:
+        """See ``Connection.sql``."""
+        return await _in_thread(self._connection.sql, query, **options)
+
+    async def get_run(self, run_id: Any) -> Run:
+        """See ``Connection.get_run``. The run's own methods block."""
+        return await _in_thread(self._connection.get_run, run_id)
+
+    async def get_details(self) -> dict[str, Any]:
+        """See ``Connection.get_details``."""
+        return await _in_thread(self._connection.get_details)
+
+    async def get_portal_url(self, run: Any) -> str:
+        """See ``Connection.get_portal_url``."""
+        return await _in_thread(self._connection.get_portal_url, run)
+
+    async def tail(
+        self, runs: Any = None, keys: Any = None, *, experiment: Any = None, filter: str | None = None
+    ) -> AsyncIterator[Point]:
+        """See ``Connection.tail``."""
+        wanted = await _in_thread(self._connection.wanted_runs, runs, experiment, filter)
+        follower = Follower(wanted, listed(keys))
+        pause_s = FIRST_PAUSE_S
+        async with httpx.AsyncClient(**self._connection.client_options()) as client:
+            while True:
+                try:
+                    async with client.stream(
+                        "GET", timeout=httpx.Timeout(SILENCE_S), **follower.request()
+                    ) as response:
+                        if response.status_code != 200:
+                            await response.aread()
+                            check(response)
+                        else:
+                            async for line in response.aiter_lines():
+                                pause_s = FIRST_PAUSE_S
+                                for point in follower.line(line):
+                                    yield point
+                                if follower.gap_since_ms is not None:
+                                    table = await _in_thread(self._connection.fetch, follower.gap_request())
+                                    for point in follower.new(rows_of(table)):
+                                        yield point
+                except httpx.TransportError:
+                    pass
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def close(self) -> None:
+        """Close every connection to the server."""
+        self._connection.close()
+
+    async def __aenter__(self) -> AsyncConnection:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def connect_async(uri: str | None = None, *, timeout_s: float = 600.0) -> AsyncConnection:
+    """``connect`` for asyncio."""
+    return AsyncConnection(uri, timeout_s=timeout_s)
+
+
+async def _in_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    return await asyncio.to_thread(call, *args, **kwargs)

@@ -1,0 +1,68 @@
+"""Runs, however a notebook has them at hand, as run ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from query.client.http import Http
+
+_PAGE = 1_000
+
+
+def run_ids(runs: Any) -> list[str]:
+    """The ids of a run id, an MLflow run, a DataFrame of ``search_runs``, or any collection of these.
+
+    Raises ``TypeError`` for anything else, and ``ValueError`` for no run at all.
+    """
+    found = list(dict.fromkeys(_ids(runs)))
+    if not found:
+        raise ValueError("no runs")
+    return found
+
+
+def _ids(runs: Any) -> Iterable[str]:
+    if isinstance(runs, str):
+        return [runs]
+    run_id = getattr(runs, "run_id", None)
+    if isinstance(run_id, str):  # ours, and MLflow's RunInfo
+        return [run_id]
+    run_id = getattr(getattr(runs, "info", None), "run_id", None)
+    if isinstance(run_id, str):  # MLflow's Run
+        return [run_id]
+    if "run_id" in getattr(runs, "columns", ()):  # pandas and polars
+        return [str(run) for run in runs["run_id"]]
+    if isinstance(runs, Iterable) and not isinstance(runs, bytes | dict):
+        return [run_id for run in runs for run_id in _ids(run)]
+    raise TypeError(f"not a run or a collection of runs: {type(runs).__name__}")
+
+
+def search_run_ids(http: Http, experiment: Any, filter_string: str | None) -> list[str]:
+    """The ids of all runs that MLflow's search finds, newest first.
+
+    ``experiment`` is a name, an id, or a list of these. Raises ``ServerError`` and ``ValueError``.
+    """
+    if experiment is None:
+        raise ValueError("name runs, or an experiment to search")
+    named = [experiment] if isinstance(experiment, str | int) else list(experiment)
+    body: dict[str, Any] = {
+        "experiment_ids": [_experiment_id(http, name) for name in named],
+        "max_results": _PAGE,
+        **({"filter": filter_string} if filter_string else {}),
+    }
+    found: list[str] = []
+    while True:
+        page = http.json("POST", "/api/2.0/mlflow/runs/search", json=body)
+        found += [run["info"]["run_id"] for run in page.get("runs", [])]
+        if not page.get("next_page_token"):
+            return found
+        body["page_token"] = page["next_page_token"]
+
+
+def _experiment_id(http: Http, name: Any) -> str:
+    experiment_id = getattr(name, "experiment_id", name)
+    text = str(experiment_id)
+    if text.isdecimal():
+        return text
+    found = http.json("GET", "/api/2.0/mlflow/experiments/get-by-name", params={"experiment_name": text})
+    return str(found["experiment"]["experiment_id"])

@@ -1,0 +1,137 @@
+"""New points for the hub where nothing hands them over: found by looking for new parts of the table.
+
+For a query service apart from the writer. While somebody listens, each round makes the writer flush, looks
+which parts have appeared since the last round, and reads the listened runs' rows of them. A part that was
+merged out of new and known ones shows known points again; of those only recent ones are passed on, and
+listeners that care drop repeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from query.consistency import Barrier
+from query.live import Hub
+from query.workers import BusyError, Workers
+from schemas.database import Database, DatabaseError
+from schemas.record import PointColumns
+
+_log = logging.getLogger(__name__)
+_MAX_ROWS = 200_000
+# How far back a point of a merged part may be dated to count as new.
+_RECENT_MS = 10 * 60 * 1000
+_IDLE_S = 0.25
+_FLUSH_S = 1.0
+
+_PARTS = (
+    "SELECT name, min_block_number AS low, max_block_number AS high FROM system.parts"
+    " WHERE active AND database = currentDatabase() AND table = 'metrics'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    name: str
+    low: int
+    high: int
+
+
+class PolledFeed:
+    """Publishes new points of the hub's runs, every ``interval_s`` while there are any."""
+
+    def __init__(
+        self,
+        database: Database,
+        workers: Workers,
+        barrier: Barrier,
+        hub: Hub,
+        *,
+        interval_s: float = 0.1,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._workers = workers
+        self._barrier = barrier
+        self._hub = hub
+        self._interval_s = interval_s
+        self._wall_clock = wall_clock
+        self._seen: dict[str, _Part] | None = None
+
+    async def run(self) -> None:
+        """Work until cancelled; what goes wrong is logged and tried again."""
+        while True:
+            runs = self._hub.runs()
+            if not runs:
+                self._seen = None
+                await asyncio.sleep(_IDLE_S)
+                continue
+            try:
+                await self._barrier.wait(runs, _FLUSH_S)
+                points = await self._workers.run(self._new_points, runs)
+                if points is not None:
+                    self._hub.publish(points)
+            except (DatabaseError, BusyError) as error:
+                _log.warning("live points are late", extra={"error": str(error)})
+            await asyncio.sleep(self._interval_s)
+
+    def _new_points(self, runs: list[str]) -> PointColumns | None:
+        table = self._database.arrow(_PARTS)
+        parts = {
+            row["name"]: _Part(row["name"], int(row["low"]), int(row["high"])) for row in table.to_pylist()
+        }
+        seen, self._seen = self._seen, parts
+        if seen is None:
+            return None
+        known = list(seen.values())
+        fresh = [part for name, part in parts.items() if name not in seen and _is_new(part, known)]
+        if not fresh:
+            return None
+        merged = [part.name for part in fresh if part.low != part.high]
+        found = self._database.arrow(
+            "SELECT DISTINCT run_id, key, step, timestamp, value FROM metrics"
+            " WHERE _part IN {parts:Array(String)} AND run_id IN {runs:Array(String)}"
+            " AND (NOT has({merged:Array(String)}, toString(_part)) OR timestamp >= {recent:Int64})"
+            " ORDER BY run_id, key, step, timestamp LIMIT {rows:UInt64}",
+            {
+                "parts": [part.name for part in fresh],
+                "merged": merged,
+                "runs": runs,
+                "recent": int(self._wall_clock() * 1000) - _RECENT_MS,
+                "rows": _MAX_ROWS,
+            },
+        )
+        return _columns(found) if found.num_rows else None
+
+
+def _is_new(part: _Part, seen: Sequence[_Part]) -> bool:
+    """Whether the part holds blocks that no part seen before has; blocks are numbered as they are inserted."""
+    if any(other.low <= part.low and part.high <= other.high for other in seen):
+        return False
+    return part.low == part.high or part.high > max((other.high for other in seen), default=-1)
+
+
+def _columns(found: pa.Table) -> PointColumns:
+    runs = found.column("run_id").combine_chunks().dictionary_encode()
+    keys = found.column("key").combine_chunks().dictionary_encode()
+
+    def codes(names: Any) -> Any:
+        return names.indices.to_numpy().astype(np.uint32)
+
+    return PointColumns(
+        runs=runs.dictionary.to_pylist(),
+        keys=keys.dictionary.to_pylist(),
+        run_codes=codes(runs),
+        key_codes=codes(keys),
+        steps=found.column("step").to_numpy(),
+        timestamps=found.column("timestamp").to_numpy(),
+        values=found.column("value").to_numpy(),
+        created_at_ms=0,
+    )
