@@ -24,10 +24,14 @@ from schemas.errors import ConfigError
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
-# Server settings of the engine, chosen for a process that shares its machine; a URL option wins.
+# Settings of the engine itself, for a process that shares its machine; an option in the URL wins.
 _ENGINE_OPTIONS = {
     "mark_cache_size": "67108864",
     "primary_index_cache_size": "67108864",
+    # A bound for what goes wrong; full load takes about 450 MB.
+    "max_server_memory_usage": "2000000000",
+    # Under full load, inserts and reads come before merges; merges keep a third of an equal share.
+    "os_threads_nice_value_merge_mutate": "5",
     "log-level": "fatal",
 }
 _SESSION_SETTINGS = {
