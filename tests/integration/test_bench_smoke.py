@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import socketserver
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -16,7 +20,7 @@ import pytest
 
 from benchmarks import verify, workloads
 from benchmarks.client import Client
-from benchmarks.load import ACKNOWLEDGED, FAILED, Job, Load
+from benchmarks.load import ACKNOWLEDGED, FAILED, LOST, REFUSED, Job, Load
 from benchmarks.verify import Entry, Verdict
 from benchmarks.workloads import Shape
 
@@ -48,6 +52,63 @@ def test_bodies_are_repeatable_and_points_unique(shape: Shape, tmp_path: Path) -
             seen[int(entry["run"]), key, step] += 1
     assert max(seen.values()) == 1
     assert len(requests.index) == shape.requests
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+ANSWERS = [
+    [OK],
+    [OK[:30], OK[30:]],
+    [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n", b"0\r\n\r\n"],
+    [b"HTTP/1.1 503 Busy\r\nRetry-After: 1\r\nContent-Length: 2\r\n\r\n{}"],
+    [b"HTTP/1.1 400 Bad\r\nConnection: close\r\nContent-Length: 5\r\n\r\nwrong", b""],
+    [OK[:20], b""],
+    [b""],
+]
+VERDICTS = [ACKNOWLEDGED, ACKNOWLEDGED, ACKNOWLEDGED, REFUSED, FAILED, LOST, LOST]
+
+
+class _Scripted(socketserver.StreamRequestHandler):
+    """Answers the n-th request with the n-th answer, piece by piece; an empty piece closes the connection."""
+
+    served: ClassVar[Iterator[int]]
+
+    def handle(self) -> None:
+        while self.rfile.readline().startswith(b"POST"):
+            length = 0
+            while line := self.rfile.readline().strip():
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line[15:])
+            self.rfile.read(length)
+            for piece in ANSWERS[next(self.served) % len(ANSWERS)]:
+                if not piece:
+                    return
+                self.wfile.write(piece)
+                self.wfile.flush()
+
+
+def test_the_ledger_knows_what_came_of_each_request(tmp_path: Path) -> None:
+    requests = workloads.build(
+        Shape(runs=1, keys=2, points=2, requests=3 * len(ANSWERS)), tmp_path / "bodies", seed=1
+    )
+    handler = type("Handler", (_Scripted,), {"served": itertools.count()})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        job = Job(
+            host="127.0.0.1",
+            port=server.server_address[1],
+            path=requests.path,
+            bodies=str(requests.bodies),
+            index=str(requests.index_file),
+            run_ids=["a" * 32],
+            connections=1,
+            seconds=30,
+            out=str(tmp_path / "out"),
+        )
+        result = Load(job).result()
+        server.shutdown()
+    assert result.ledger.tolist() == 3 * VERDICTS
+    assert (result.acknowledged, result.refused, result.failed, result.lost) == (9, 3, 3, 6)
+    assert (result.retry_after, result.acknowledged_points, result.sent) == (3, 18, 21)
 
 
 @pytest.fixture
