@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from ingest.writer.latest import open_latest
+from ingest.writer.latest import LatestValues, open_latest
 from ingest.writer.pipeline import Writer, WriterConfig
 from query.service import QueryConfig, create_app
 from runstream import logs
@@ -37,17 +37,12 @@ async def _storage(settings: StorageSettings) -> None:
     config = QueryConfig(internal_token=common.token(settings))
     stop = stop_on_signals()
     listener = common.listener(settings)
-    database = await asyncio.to_thread(_open_embedded, settings)
-    latest = open_latest(settings.metadata.get_secret_value())
-    try:
-        consumer = make_consumer(settings)
+    consumer = make_consumer(settings)
+    async with _opened(_open_embedded, settings) as (database, latest):
         writer = Writer(consumer, database, latest, _writer_config(settings))
         app = create_app(database, LocalBarrier(consumer, writer), config)
         async with _writing(writer, stop, settings.drain_timeout_s):
             await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
-    finally:
-        latest.close()
-        await asyncio.to_thread(database.close)
 
 
 def run_writer(settings: StorageSettings) -> None:
@@ -60,19 +55,15 @@ def run_writer(settings: StorageSettings) -> None:
 async def _writer(settings: StorageSettings) -> None:
     stop = stop_on_signals()
     listener = common.listener(settings)
-    database = await asyncio.to_thread(_open_migrated, settings)
-    latest = open_latest(settings.metadata.get_secret_value())
-    try:
-        writer = Writer(make_consumer(settings), database, latest, _writer_config(settings))
+    consumer = make_consumer(settings)
+    async with _opened(_open_migrated, settings) as (database, latest):
+        writer = Writer(consumer, database, latest, _writer_config(settings))
         app = watch_app(
             exposer(), {"clickhouse": database.ping, "queue": lambda: writer.stats.failure is None}
         )
         # Other members take the partitions over: leave with what is in memory applied, the rest stays queued.
         async with _writing(writer, stop, settings.drain_timeout_s, drain=False):
             await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
-    finally:
-        latest.close()
-        await asyncio.to_thread(database.close)
 
 
 def run_query(settings: StorageSettings) -> None:
@@ -124,6 +115,22 @@ def _open_migrated(settings: StorageSettings) -> Database:
         database.close()
         raise ConfigError(f"ClickHouse lacks {', '.join(missing)}; run `runstream migrate`")
     return database
+
+
+@asynccontextmanager
+async def _opened(
+    open_database: Callable[[StorageSettings], Database], settings: StorageSettings
+) -> AsyncIterator[tuple[Database, LatestValues]]:
+    """Both databases of a writer, closed again at the end of the block."""
+    database = await asyncio.to_thread(open_database, settings)
+    try:
+        latest = open_latest(settings.metadata.get_secret_value())
+        try:
+            yield database, latest
+        finally:
+            latest.close()
+    finally:
+        await asyncio.to_thread(database.close)
 
 
 @asynccontextmanager

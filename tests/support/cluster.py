@@ -62,9 +62,10 @@ class Role:
         deadline = time.monotonic() + timeout_s
         while not self.answers(path):
             ended = self.process is not None and self.process.poll() is not None
-            assert not ended and time.monotonic() < deadline, (
-                f"{self.name} is not ready:\n{self.log.read_text(errors='replace')[-4000:]}"
-            )
+            if ended or time.monotonic() > deadline:
+                raise AssertionError(
+                    f"{self.name} is not ready:\n{self.log.read_text(errors='replace')[-4000:]}"
+                )
             time.sleep(0.05)
 
     def signal(self, number: int) -> None:
