@@ -6,6 +6,7 @@ writer has applied what was acknowledged before (read your writes). The rest goe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import orjson
@@ -24,6 +25,7 @@ STALE_HEADER = "X-Runstream-Stale"
 _APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
 _HISTORIES = ("get-history", "get-history-bulk-interval")
 _BARRIER = "/api/1.0/runstream/internal/barrier"
+_BARRIER_RETRY_S = 0.1
 
 # Changes of one run, and changes that can touch many runs or rights.
 _RUN_CHANGES = ("runs/delete", "runs/restore")
@@ -123,13 +125,23 @@ class ReadRoutes:
         return await self.relay(request, {STALE_HEADER: "true"})
 
     async def barrier(self, run_ids: list[str] | None) -> bool:
-        """Wait, within the bound, until the writer has applied what was appended before now."""
-        body = orjson.dumps({"run_ids": run_ids, "timeout_ms": self._barrier_timeout_ms})
-        try:
-            answer = await self._query.post(_BARRIER, body, self._token_header)
-        except UpstreamUnavailableError:
-            return False
-        return answer.status == 200 and bool(orjson.loads(answer.body).get("fresh"))
+        """Wait, within the bound, until the writer has applied what was appended before now.
+
+        The bound holds for a writer that is being started again as well.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._barrier_timeout_ms / 1000
+        while True:
+            left_ms = max(0, int((deadline - clock()) * 1000))
+            body = orjson.dumps({"run_ids": run_ids, "timeout_ms": left_ms})
+            try:
+                answer = await self._query.post(_BARRIER, body, self._token_header)
+            except UpstreamUnavailableError:
+                if clock() + _BARRIER_RETRY_S >= deadline:
+                    return False
+                await asyncio.sleep(_BARRIER_RETRY_S)
+                continue
+            return answer.status == 200 and bool(orjson.loads(answer.body).get("fresh"))
 
     async def run_change(self, request: web.Request) -> web.StreamResponse:
         """A run's lifecycle changes: verdicts about it are void, before and after."""
