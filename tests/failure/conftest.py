@@ -32,7 +32,7 @@ def make_server(tmp_path: Path) -> Iterator[ServerFactory]:
         server.kill()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_runs() -> Callable[..., list[str]]:
     """Creates runs in a new experiment of a server and returns their ids."""
 

@@ -1,7 +1,7 @@
 """kill -9 of any process, and of all at once, at random moments under load: no acknowledged point is ever lost.
 
-Every round has runs of its own and a ledger of its own; the rounds of one test share a data folder, and at the end all
-of their ledgers are checked once more. A failing round can be repeated by its seed: RUNSTREAM_TEST_SEED.
+Every round has runs and a ledger of its own. All rounds share one data folder, and at the end all of their ledgers are
+checked once more. RUNSTREAM_TEST_SEED repeats a seed, RUNSTREAM_TEST_KILL_ROUNDS multiplies the number of rounds.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
@@ -25,17 +25,16 @@ RESTART_WITHIN_S = 60.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-ServerFactory = Callable[..., RunstreamServer]
 NewRuns = Callable[[str, int], list[str]]
 
 
 class Rounds:
     """Rounds of load and kill on one server, and their ledgers."""
 
-    def __init__(self, server: RunstreamServer, new_runs: NewRuns, name: str) -> None:
+    def __init__(self, server: RunstreamServer, new_runs: NewRuns) -> None:
         self.server = server
         self.ledgers: list[Ledger] = []
-        self.chance = random.Random(f"{SEED}-{name}")
+        self.chance = random.Random(SEED)
         self._new_runs = new_runs
 
     def load(self) -> Load:
@@ -57,41 +56,53 @@ class Rounds:
         assert all(ledger.count() for ledger in ledgers)
 
 
-def rounds(count: int) -> int:
-    return max(1, round(count * ROUNDS_FACTOR))
-
-
-@pytest.mark.parametrize(("victim", "count"), [("gateway", 6), ("storage", 6), ("tracking", 3)])
-def test_one_process(make_server: ServerFactory, new_runs: NewRuns, victim: str, count: int) -> None:
-    """The supervisor starts it again, and the clients carry on by repeating what was refused."""
-    with make_server(workers=2) as server:
-        test = Rounds(server, new_runs, victim)
-        for _ in range(rounds(count)):
-            with test.load() as load:
-                load.await_progress()
-                test.pause()
-                before = server.processes()
-                killed = test.chance.choice([p for name, p in before.items() if name.startswith(victim)])
-                killed.kill()
-                await_replacement(server, killed, len(before))
-                load.await_progress()
-            assert_polite(load)
-            test.check(load.ledgers)
-            others = {process.pid for process in before.values()} - {killed.pid}
-            assert others < {process.pid for process in server.processes().values()}
-        test.check(test.ledgers)
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory: pytest.TempPathFactory, new_runs: NewRuns) -> Iterator[Rounds]:
+    """One data folder for all rounds of this file; at the end all ledgers are checked once more."""
+    server = RunstreamServer(tmp_path_factory.mktemp("kill") / "data", workers=2).start()
+    rounds = Rounds(server, new_runs)
+    try:
+        yield rounds
         assert server.stop() == 0
+        server.start()
+        rounds.check(rounds.ledgers)
+        assert server.stop() == 0
+    finally:
+        server.kill()
 
 
-@pytest.mark.parametrize(("victim", "count"), [("all", 5), ("supervisor", 3)])
-def test_the_whole_set(make_server: ServerFactory, new_runs: NewRuns, victim: str, count: int) -> None:
-    """``runstream serve`` on the same folder starts without help, while clients repeat what was not answered."""
-    server = make_server(workers=2).start()
-    test = Rounds(server, new_runs, victim)
-    for _ in range(rounds(count)):
-        with test.load() as load:
+def count(base: int) -> int:
+    """How many rounds to do where the suite does ``base``."""
+    return max(1, round(base * ROUNDS_FACTOR))
+
+
+@pytest.mark.parametrize(("victim", "base"), [("gateway", 6), ("storage", 6), ("tracking", 2)])
+def test_one_process(rounds: Rounds, victim: str, base: int) -> None:
+    """The supervisor starts it again, and the clients carry on by repeating what was refused."""
+    server = rounds.server
+    for _ in range(count(base)):
+        with rounds.load() as load:
             load.await_progress()
-            test.pause()
+            rounds.pause()
+            before = server.processes()
+            killed = rounds.chance.choice([p for name, p in before.items() if name.startswith(victim)])
+            killed.kill()
+            await_replacement(server, killed, len(before))
+            load.await_progress()
+        assert_polite(load)
+        rounds.check(load.ledgers)
+        others = {process.pid for process in before.values()} - {killed.pid}
+        assert others < {process.pid for process in server.processes().values()}
+
+
+@pytest.mark.parametrize(("victim", "base"), [("all", 4), ("supervisor", 2)])
+def test_the_whole_set(rounds: Rounds, victim: str, base: int) -> None:
+    """``runstream serve`` on the same folder starts without help, while clients repeat what was not answered."""
+    server = rounds.server
+    for _ in range(count(base)):
+        with rounds.load() as load:
+            load.await_progress()
+            rounds.pause()
             if victim == "all":
                 server.kill()
             else:
@@ -99,49 +110,49 @@ def test_the_whole_set(make_server: ServerFactory, new_runs: NewRuns, victim: st
                 processes["supervisor"].kill()
                 _, alive = psutil.wait_procs(list(processes.values()), timeout=10)
                 assert not alive, "children outlive their supervisor"
+                server.kill()
             server.start()
             load.await_progress()
         assert_polite(load)
-        test.check(load.ledgers)
-    test.check(test.ledgers)
-    assert server.stop() == 0
+        rounds.check(load.ledgers)
 
 
-def test_several_processes_while_they_recover(make_server: ServerFactory, new_runs: NewRuns) -> None:
+def test_several_processes_while_they_recover(rounds: Rounds) -> None:
     """Kills that follow each other quickly hit processes in the middle of their recovery."""
-    with make_server(workers=2) as server:
-        test = Rounds(server, new_runs, "several")
-        with test.load() as load:
-            for _ in range(rounds(6)):
-                load.await_progress(50)
-                processes = server.processes()
-                processes.pop("supervisor")
-                for name in test.chance.sample(sorted(processes), k=test.chance.randint(1, len(processes))):
-                    processes[name].kill()
-                time.sleep(test.chance.uniform(0, 1))
-            load.await_progress()
-        assert_polite(load)
-        await_all(server)
-        test.check(load.ledgers)
+    server = rounds.server
+    with rounds.load() as load:
+        for _ in range(count(6)):
+            load.await_progress(50)
+            processes = server.processes()
+            processes.pop("supervisor")
+            for name in rounds.chance.sample(sorted(processes), k=rounds.chance.randint(1, len(processes))):
+                processes[name].kill()
+            time.sleep(rounds.chance.uniform(0, 1))
+        load.await_progress()
+    assert_polite(load)
+    await_all(server)
+    rounds.check(load.ledgers)
 
 
-def test_stock_client_carries_on(make_server: ServerFactory, new_runs: NewRuns) -> None:
-    """Nothing but MLflow's own client and its own retries, through kills of the gateway and of the storage."""
+def test_stock_client_carries_on(rounds: Rounds, new_runs: NewRuns) -> None:
+    """Nothing but MLflow's own client and its own retries, through kills of the gateways and of the storage."""
     from mlflow import MlflowClient
 
-    with make_server() as server:
-        (run_id,) = new_runs(server.url, 1)
-        client = MlflowClient(server.url)
-        for step in range(200):
-            if step in (40, 120):
-                server.processes()["gateway-0"].kill()
-            if step in (80, 121):
-                server.processes()["storage"].kill()
-            client.log_metric(run_id, "loss", step / 7, step=step)
-        assert [(m.step, m.value) for m in client.get_metric_history(run_id, "loss")] == [
-            (step, step / 7) for step in range(200)
-        ]
-        assert client.get_run(run_id).data.metrics == {"loss": 199 / 7}
+    server = rounds.server
+    (run_id,) = new_runs(server.url, 1)
+    client = MlflowClient(server.url)
+    for step in range(200):
+        if step in (40, 120):
+            for name, process in server.processes().items():
+                if name.startswith("gateway"):
+                    process.kill()
+        if step in (80, 121):
+            server.processes()["storage"].kill()
+        client.log_metric(run_id, "loss", step / 7, step=step)
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "loss")] == [
+        (step, step / 7) for step in range(200)
+    ]
+    assert client.get_run(run_id).data.metrics == {"loss": 199 / 7}
 
 
 def assert_polite(load: Load) -> None:
