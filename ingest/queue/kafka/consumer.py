@@ -17,6 +17,7 @@ from aiokafka.structs import TopicPartition
 from ingest.queue.kafka.damage import read_damage
 from ingest.queue.kafka.dead_letters import KafkaDeadLetters
 from ingest.queue.kafka.offsets import KafkaOffsets
+from ingest.queue.kafka.quiet import quieten
 from ingest.queue.kafka.records import to_message
 from ingest.queue.kafka.settings import KafkaSettings
 from ingest.queue.protocol import Message, RevokeHandler
@@ -87,6 +88,7 @@ class KafkaConsumerQueue:
     async def start(self, on_revoke: RevokeHandler | None = None) -> None:
         """Join the group, waiting for Kafka up to ``start_timeout_ms``. Raises ``ConfigError`` with one line
         if it does not answer or has no such topic."""
+        quieten()
         self._on_revoke = on_revoke
         deadline = self._clock() + self._settings.start_timeout_ms / 1000
         while True:

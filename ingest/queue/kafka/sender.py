@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 
+from ingest.queue.kafka.quiet import quieten
 from ingest.queue.kafka.settings import KafkaSettings
 from schemas.errors import ConfigError, QueueUnavailableError
 
@@ -51,6 +52,7 @@ class Sender:
     async def start(self) -> None:
         """Connect, waiting for Kafka up to ``start_timeout_ms``. Raises ``ConfigError`` with one line if it
         does not answer or the topic is missing."""
+        quieten()
         deadline = self._clock() + self._settings.start_timeout_ms / 1000
         while True:
             try:
@@ -191,16 +193,25 @@ class Sender:
     async def _abandon(self, producer: AIOKafkaProducer, finish: bool) -> None:
         """Stop a producer within a bound. Its own ``stop`` waits for ever for what it cannot send."""
         if not finish:
-            producer._message_accumulator.fail_all(KafkaConnectionError("the producer was given up"))
+            _drop_batches(producer)
         try:
             async with asyncio.timeout(self._settings.append_timeout_ms / 1000 if finish else _ABANDON_S):
                 await producer.stop()
         # It was given up because it is in no good state: whatever it raises now tells nothing new.
         except Exception as error:
             logger.debug("giving a producer up: %r", error)
-            producer._message_accumulator.fail_all(KafkaConnectionError("the producer was given up"))
+            _drop_batches(producer)
             with contextlib.suppress(Exception):
                 await producer.client.close()
+
+
+def _drop_batches(producer: AIOKafkaProducer) -> None:
+    """Fail what a producer still holds; callers that wait send it again through the next one."""
+    held = producer._message_accumulator
+    held.fail_all(KafkaConnectionError("the producer was given up"))
+    for batches in [*held._batches.values(), held._pending_batches]:
+        for batch in batches:
+            batch._drain_waiter.exception()  # nobody waits for it, and asyncio would complain about that
 
 
 def _unreachable(settings: KafkaSettings, error: Exception) -> str:
