@@ -36,6 +36,11 @@ check: install ## lint and type-check
 test: install system check ## install, lint, check types, run every test
 	$(BIN)/python -m pytest $(ARGS)
 
+test-services: install ## the behaviour suite on servers that you name: CLICKHOUSE=… KAFKA=… POSTGRES=… S3=…
+	RUNSTREAM_TEST_SET=production RUNSTREAM_TEST_CLICKHOUSE='$(CLICKHOUSE)' RUNSTREAM_TEST_KAFKA='$(KAFKA)' \
+	RUNSTREAM_TEST_POSTGRES='$(POSTGRES)' RUNSTREAM_TEST_S3='$(S3)' \
+		$(BIN)/python -m pytest tests/integration/test_client_*.py tests/integration/test_read_your_writes.py $(ARGS)
+
 bench: install system ## compare with stock MLflow and others (up to 30 minutes)
 	$(BIN)/python -m benchmarks $(ARGS)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from support.cluster import RunstreamCluster
 from support.runstream_server import RunstreamServer
 
 
@@ -18,11 +20,24 @@ def runstream_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runst
 
 
 @pytest.fixture(scope="session")
+def production_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunstreamCluster]:
+    """One production set for all tests that only talk to it."""
+    with RunstreamCluster(tmp_path_factory.mktemp("production") / "set") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
 def runstream_url(request: pytest.FixtureRequest) -> str:
-    """The address of the server under test: RUNSTREAM_TEST_URL's if that is set, else of one started here."""
+    """The address of the server under test: RUNSTREAM_TEST_URL's if that is set, else of one started here.
+
+    RUNSTREAM_TEST_SET=production starts every role apart, on Kafka, ClickHouse over HTTP and PostgreSQL.
+    """
     given = os.environ.get("RUNSTREAM_TEST_URL")
     if given:
         return given.rstrip("/")
+    if os.environ.get("RUNSTREAM_TEST_SET") == "production":
+        cluster: RunstreamCluster = request.getfixturevalue("production_set")
+        return cluster.url
     server: RunstreamServer = request.getfixturevalue("runstream_server")
     return server.url
 

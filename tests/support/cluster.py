@@ -1,4 +1,9 @@
-"""Runstream as in production: each role its own process, on real Kafka, a ClickHouse end over HTTP and PostgreSQL."""
+"""Runstream as in production: each role its own process, on real Kafka, a ClickHouse end over HTTP and PostgreSQL.
+
+A part that a variable names is used instead of one started here: ``RUNSTREAM_TEST_KAFKA`` (host:port,…),
+``RUNSTREAM_TEST_CLICKHOUSE`` and ``RUNSTREAM_TEST_POSTGRES`` (URLs), ``RUNSTREAM_TEST_S3`` (``s3://bucket/prefix``, with
+the credentials in the environment). That is what ``make test-services`` does.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,7 @@ from support.chdb_http import ChdbServer
 from support.kafka import KafkaCluster
 from support.postgres import Postgres
 
+_PARTS = ("KAFKA", "CLICKHOUSE", "POSTGRES", "S3")
 _READY_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 60.0
 
@@ -104,6 +110,7 @@ class RunstreamCluster:
         self.kafka = KafkaCluster(directory / "kafka", size=brokers)
         self.clickhouse = ChdbServer(directory / "clickhouse")
         self.postgres: Postgres | None = None
+        self._named = {part: os.environ.get(f"RUNSTREAM_TEST_{part}") for part in _PARTS}
         self._partitions = partitions
         self._brokers = brokers
         self._extra = environment or {}
@@ -132,12 +139,18 @@ class RunstreamCluster:
 
     def start(self) -> RunstreamCluster:
         """Start the parts, migrate, start the roles, wait until every gateway is ready."""
-        self.kafka.start()
-        self.clickhouse.start()
-        self.postgres = Postgres.create()
-        self.postgres.start()
+        named = self._named
+        if not named["KAFKA"]:
+            self.kafka.start()
+        if not named["CLICKHOUSE"]:
+            self.clickhouse.start()
+        metadata = named["POSTGRES"]
+        if not metadata:
+            self.postgres = Postgres.create()
+            self.postgres.start()
+            metadata = self.postgres.create_database("mlflow")
         ports = dict(zip(self._names, _free_ports(len(self._names)), strict=True))
-        environment = self.environment(ports, self.postgres.create_database("mlflow"))
+        environment = self.environment(ports, metadata)
         done = subprocess.run(
             [sys.executable, "-m", "runstream", "migrate"],
             env={**os.environ, **environment},
@@ -159,14 +172,14 @@ class RunstreamCluster:
         """The settings that all roles share."""
         return {
             "RUNSTREAM_INTERNAL_TOKEN": "secret-of-the-tests",
-            "RUNSTREAM_QUEUE": f"kafka://{','.join(self.kafka.servers)}",
+            "RUNSTREAM_QUEUE": f"kafka://{self._named['KAFKA'] or ','.join(self.kafka.servers)}",
             "RUNSTREAM_KAFKA_PARTITIONS": str(self._partitions),
             "RUNSTREAM_KAFKA_REPLICATION": str(min(3, self._brokers)),
             "RUNSTREAM_KAFKA_MIN_INSYNC": str(min(2, self._brokers)),
             "RUNSTREAM_KAFKA_SESSION_TIMEOUT_MS": "6000",
-            "RUNSTREAM_CLICKHOUSE": self.clickhouse.url,
+            "RUNSTREAM_CLICKHOUSE": self._named["CLICKHOUSE"] or self.clickhouse.url,
             "RUNSTREAM_METADATA": metadata,
-            "RUNSTREAM_ARTIFACTS": f"file://{self.directory / 'artifacts'}",
+            "RUNSTREAM_ARTIFACTS": self._named["S3"] or f"file://{self.directory / 'artifacts'}",
             "RUNSTREAM_TRACKING": f"http://127.0.0.1:{ports['tracking']}",
             "RUNSTREAM_QUERY": f"http://127.0.0.1:{ports['query']}",
             "RUNSTREAM_GATEWAY": f"http://127.0.0.1:{ports['gateway-0']}",
