@@ -24,66 +24,82 @@ _anything = st.recursive(
 )
 
 
-def _mostly(good: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.integers(0, 9).flatmap(lambda roll: good if roll < 8 else _odd | _anything)
-
-
-_good_fields = {
-    "key": _mostly(st.sampled_from(["a", "b/c", "naïve é", "x y.z-1:2"])),
-    "value": _mostly(_numbers | st.booleans()),
-    "timestamp": _mostly(st.integers(0, 2**63 - 1) | st.integers(0, 50).map(str)),
-}
-_odd_fields = {
-    "step": _mostly(st.integers(-(2**63), 2**63 - 1) | st.integers(-5, 5).map(float)),
-    "model_id": _odd,
-    "dataset_name": st.sampled_from(["d", "", None]),
-    "dataset_digest": st.sampled_from(["d", "", None]),
-    "datasetName": st.just("d"),
-    "more": _anything,
-}
-_metrics = st.fixed_dictionaries(_good_fields, optional=_odd_fields | {"run_id": _mostly(st.just("x"))})
-_pairs = st.fixed_dictionaries(
-    {"key": _mostly(st.sampled_from("abcdef"))},
-    optional={"value": _mostly(st.text(max_size=5)), "more": _anything},
+_whole = (
+    st.integers(0, 2**63 - 1)
+    | st.integers(0, 50)
+    | st.integers(0, 50).map(str)
+    | st.integers(0, 50).map(float)
 )
-_run_ids = _mostly(st.sampled_from(["@active@", "@active@", "@active@", "@deleted@", "@unknown@"]))
+_name = st.sampled_from(["a", "a", "b", "b/c", "naïve é", "x y.z-1:2"])
+_dataset = st.sampled_from([{}, {}, {"dataset_name": "d", "dataset_digest": "e"}, {"dataset_name": ""}])
+_points = st.fixed_dictionaries(
+    {"key": _name, "value": _numbers | st.booleans(), "timestamp": _whole},
+    optional={"step": _whole | st.integers(-(2**63), 2**63 - 1), "model_id": st.just("")},
+)
+_points_with_datasets = st.tuples(_points, _dataset).map(lambda parts: parts[0] | parts[1])
+_pairs = st.fixed_dictionaries({"key": st.sampled_from("abcdef")}, optional={"value": st.text(max_size=5)})
+_run_ids = st.sampled_from(["@active@"] * 8 + ["@deleted@", "@unknown@"])
 _batches = st.fixed_dictionaries(
     {"run_id": _run_ids},
     optional={
-        "metrics": _mostly(st.lists(_metrics, max_size=5)),
-        "params": _mostly(st.lists(_pairs, max_size=3)),
-        "tags": _mostly(st.lists(_pairs, max_size=3)),
-        "more": _anything,
+        "metrics": st.lists(_points_with_datasets, max_size=5),
+        "params": st.lists(_pairs, max_size=3, unique_by=lambda pair: str(pair["key"])),
+        "tags": st.lists(_pairs, max_size=3),
     },
 )
-_singles = st.fixed_dictionaries(
-    _good_fields | {"run_id": _run_ids}, optional=_odd_fields | {"run_uuid": _run_ids, "runUuid": _run_ids}
+_singles = st.tuples(_points_with_datasets, st.fixed_dictionaries({"run_id": _run_ids})).map(
+    lambda parts: parts[0] | parts[1]
+)
+_fields = st.sampled_from(
+    [
+        "run_id",
+        "run_uuid",
+        "key",
+        "value",
+        "timestamp",
+        "step",
+        "model_id",
+        "dataset_name",
+        "dataset_digest",
+        "metrics",
+        "params",
+        "tags",
+        "runId",
+        "runUuid",
+        "modelId",
+        "datasetName",
+        "datasetDigest",
+        "[x.y]",
+        "[]",
+        "Key",
+        "unknown",
+    ]
 )
 
 
 @st.composite
 def writes(draw: st.DrawFn) -> Request:
+    """A good request to log-metric or log-batch in which a thing or two have gone wrong."""
     make, bodies = draw(st.sampled_from([(log_batch, _batches), (log_metric, _singles)]))
-    body: dict[str, Any] = {name: value for name, value in draw(bodies).items() if value is not ...}
-    names = draw(st.permutations(list(body)))
-    text = dump({name: _without_gaps(body[name]) for name in names})
-    for _ in range(draw(st.sampled_from([0, 0, 0, 0, 0, 1, 2]))):  # sometimes a slip of the pen
+    body: dict[str, Any] = draw(bodies)
+    body = {name: body[name] for name in draw(st.permutations(list(body)))}
+    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 1, 1, 2, 3]))):
+        nested = [item for value in body.values() if isinstance(value, list) for item in value]
+        target = draw(st.sampled_from([body, *(item for item in nested if isinstance(item, dict))]))
+        name = draw(st.sampled_from(list(target)) | _fields if target else _fields)
+        value = draw(_odd | _anything)
+        if value is ...:
+            target.pop(name, None)
+        else:
+            target[name] = value
+    text = dump(body)
+    for _ in range(draw(st.sampled_from([0] * 12 + [1, 2]))):  # a slip of the pen
         at = draw(st.integers(0, len(text)))
         slip = draw(st.sampled_from(["", '"', ",", "}", "]", "0", "e", "-", "\\", "\x00", "{", "null", " "]))
         text = text[:at] + slip + text[at + draw(st.integers(0, 2)) :]
     if draw(st.integers(0, 19)) == 0:
         text = json.dumps(text)
     return make(Raw(text))
-
-
-def _without_gaps(value: Any) -> Any:
-    if isinstance(value, Raw):
-        return value
-    if isinstance(value, dict):
-        return {name: _without_gaps(item) for name, item in value.items() if item is not ...}
-    if isinstance(value, list):
-        return [_without_gaps(item) for item in value if item is not ...]
-    return None if value is ... else value
 
 
 _parameters = st.sampled_from(
@@ -96,9 +112,8 @@ _run_lists = st.lists(_known_runs, max_size=4)
 
 
 def _queries(make: Any, required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[Request]:
-    fields = st.fixed_dictionaries({}, optional=required | optional) | st.fixed_dictionaries(
-        required, optional=optional
-    )
+    full = st.fixed_dictionaries(required, optional=optional)
+    fields = full | st.fixed_dictionaries({}, optional=required | optional)
     return fields.map(lambda query: make(**query))
 
 
