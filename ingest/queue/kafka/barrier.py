@@ -12,7 +12,7 @@ from typing import Any
 from ingest.queue.kafka.offsets import KafkaOffsets
 from ingest.queue.kafka.producer import KafkaProducerQueue
 from ingest.queue.kafka.settings import KafkaSettings
-from schemas.errors import QueueFullError, QueueUnavailableError
+from schemas.errors import ConfigError, QueueFullError, QueueUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +55,12 @@ class KafkaBarrier:
         self._marking: dict[int, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
-        """Connect. Raises ``ConfigError`` or ``QueueUnavailableError`` if Kafka does not answer."""
+        """Connect. Raises ``ConfigError`` with one line if Kafka does not answer or the topic is missing."""
         await self._producer.start()
-        await self._offsets.start()
+        try:
+            await self._offsets.start()
+        except QueueUnavailableError as error:
+            raise ConfigError(str(error)) from error
 
     async def wait(self, run_ids: Sequence[str] | None, timeout_s: float) -> bool:
         """See ``query.consistency.Barrier``."""

@@ -111,7 +111,11 @@ class Sender:
             self._abandon_soon(self._producer, finish=True)
             self._producer = None
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            _, late = await asyncio.wait(self._tasks, timeout=self._settings.append_timeout_ms / 1000)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
 
     async def _connected(self) -> AIOKafkaProducer:
         while True:
@@ -198,11 +202,13 @@ class Sender:
             async with asyncio.timeout(self._settings.append_timeout_ms / 1000 if finish else _ABANDON_S):
                 await producer.stop()
         # It was given up because it is in no good state: whatever it raises now tells nothing new.
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             logger.debug("giving a producer up: %r", error)
             _drop_batches(producer)
             with contextlib.suppress(Exception):
                 await producer.client.close()
+            if isinstance(error, asyncio.CancelledError):
+                raise
 
 
 def _drop_batches(producer: AIOKafkaProducer) -> None:
