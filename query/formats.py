@@ -64,7 +64,7 @@ def _json(schema: pa.Schema, batches: Iterable[pa.RecordBatch], compression: str
     for batch in batches:
         columns = [_json_column(column) for column in batch.columns]
         rows = [dict(zip(schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
-        yield opening + orjson.dumps(rows)[1:-1]
+        yield opening + orjson.dumps(rows, default=str, option=orjson.OPT_UTC_Z)[1:-1]
         opening = b","
     yield b"[]" if opening == b"[" else b"]"
 

@@ -26,7 +26,7 @@ from query.workers import Workers
 from schemas.database import Database
 from schemas.errors import MlflowError
 
-T = TypeVar("T", PointsRequest, LatestRequest, SummaryRequest, AggregateRequest)
+T = TypeVar("T", bound=msgspec.Struct)
 Batches = Iterable[pa.RecordBatch]
 
 # The barrier names runs one by one up to here; beyond, it waits for everything.

@@ -17,6 +17,7 @@ from query.live_routes import LiveRoutes
 from query.metrics_api import MetricsRoutes
 from query.mlflow_rest import MlflowRoutes
 from query.polled_feed import PolledFeed
+from query.sql_route import SqlRoute
 from query.workers import Workers
 from schemas.database import Database
 
@@ -27,11 +28,11 @@ _MAX_BODY_BYTES = 16 << 20
 class QueryConfig:
     """How a query service is set up.
 
-    ``internal_token`` guards the routes of Runstream's own processes. ``barrier_timeout_s`` bounds how long
-    a read waits for earlier writes, ``read_timeout_s`` how long it waits for a thread and the database.
-    ``threads`` reads run at once, ``max_waiting`` more may wait; beyond that the answer is 503.
-    ``snapshot_bytes`` is for long series that are being paged through. Long answers of Runstream's own API
-    have ``stream_threads`` of their own, each statement in ClickHouse bounded by ``stream_timeout_s``.
+    ``internal_token`` guards the routes of Runstream's own processes. ``barrier_timeout_s`` bounds how long a read
+    waits for earlier writes, ``read_timeout_s`` how long it waits for a thread and the database. ``threads`` reads
+    run at once, ``max_waiting`` more may wait; beyond that the answer is 503. ``snapshot_bytes`` is for long series
+    that are being paged through. Long answers of Runstream's own API have ``stream_threads`` of their own, each
+    statement in ClickHouse bounded by ``stream_timeout_s``; ``sql_timeout_s`` bounds a user's SQL.
     """
 
     internal_token: str
@@ -42,6 +43,7 @@ class QueryConfig:
     max_waiting: int = 256
     stream_threads: int = 2
     stream_timeout_s: float = 600.0
+    sql_timeout_s: float = 30.0
     snapshot_bytes: int = 128 << 20
 
 
@@ -89,6 +91,13 @@ def create_app(
         barrier,
         barrier_timeout_s=config.barrier_timeout_s,
         max_query_s=config.stream_timeout_s,
+    ).add_to(app)
+    SqlRoute(
+        database,
+        workers,
+        barrier,
+        barrier_timeout_s=config.barrier_timeout_s,
+        max_query_s=config.sql_timeout_s,
     ).add_to(app)
     LiveRoutes(live).add_to(app)
     return app

@@ -83,7 +83,9 @@ def draw(frame: pd.DataFrame, *, x: str = "step", log: bool = False, figsize: An
         of_key = frame[frame["key"] == key]
         for run_id, points in of_key.groupby("run_id", observed=True):
             places = pd.to_datetime(points[x], unit="ms") if x == "timestamp" else points[x]
-            axis.plot(places, points["value"], linewidth=1.2, label=str(run_id)[:8])
+            # A line through one point is no line.
+            marker = "o" if len(points) == 1 else None
+            axis.plot(places, points["value"], linewidth=1.2, marker=marker, label=str(run_id)[:8])
         axis.set_title(key, loc="left", fontsize=10)
         axis.grid(alpha=0.25)
         if x == "step":

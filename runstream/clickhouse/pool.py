@@ -29,15 +29,27 @@ class Pool(Generic[T]):
 
     @contextlib.contextmanager
     def borrow(self) -> Iterator[T]:
-        """Lend an item; blocks while all are lent. ``DatabaseError`` after ``wait_s`` or once closed."""
+        """Lend an item; blocks while all are lent. ``DatabaseError`` after ``wait_s`` or once closed.
+
+        An item whose use fails is closed, not lent again: a chDB connection on which a query failed half-way hands
+        that query's rest to the next one as its result.
+        """
         item = self._take()
         try:
             yield item
-        finally:
-            with self._changed:
-                self._lent -= 1
-                self._free.append(item)
-                self._changed.notify()
+        except BaseException:
+            try:
+                self._closer(item)
+            finally:
+                self._give_back()
+            raise
+        self._give_back(item)
+
+    def _give_back(self, *items: T) -> None:
+        with self._changed:
+            self._lent -= 1
+            self._free.extend(items)
+            self._changed.notify()
 
     def close(self) -> None:
         """Refuse further loans, wait for the lent items, and close all. May be called twice."""
