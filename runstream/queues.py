@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ingest.queue.kafka import KafkaSettings
 
 _HOUR_MS = 3_600_000
+_SEGMENT_BYTES = 64 << 20
 
 
 def is_local(settings: QueueSettings) -> bool:
@@ -62,7 +63,12 @@ async def open_producer(settings: QueueSettings) -> Producer:
     if is_local(settings):
         from ingest.queue.local import LocalLogProducer
 
-        local = LocalLogProducer(local_path(settings.queue), max_bytes=settings.queue_max_bytes)
+        local = LocalLogProducer(
+            local_path(settings.queue),
+            max_bytes=settings.queue_max_bytes,
+            # Consumed records leave the disk by whole segments, so these have to be small beside the bound.
+            segment_bytes=min(_SEGMENT_BYTES, settings.queue_max_bytes // 8),
+        )
         await local.start()
         return local
     from ingest.queue.kafka import KafkaProducerQueue
