@@ -76,6 +76,12 @@ def _listen(default_port: int) -> _Listen:
     return add
 
 
+def _default_port(flags: dict[str, Any], port: int) -> dict[str, Any]:
+    """Flags with the role's own default, where neither a flag nor the environment names a port."""
+    given = flags["port"] is not None or "RUNSTREAM_PORT" in os.environ
+    return flags if given else {**flags, "port": port}
+
+
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=5000, show_default=True, help="Port to listen on; 0 takes a free one.")
@@ -131,8 +137,7 @@ def writer(**flags: Any) -> None:
     from runstream.roles import storage as role
     from runstream.settings import StorageSettings, load
 
-    flags.setdefault("port", None)
-    role.run_writer(load(StorageSettings, **{**flags, "port": flags["port"] or 5003}))
+    role.run_writer(load(StorageSettings, **_default_port(flags, 5003)))
 
 
 @main.command()
@@ -144,7 +149,7 @@ def query(**flags: Any) -> None:
     from runstream.roles import storage as role
     from runstream.settings import StorageSettings, load
 
-    role.run_query(load(StorageSettings, **{**flags, "port": flags["port"] or 5002}))
+    role.run_query(load(StorageSettings, **_default_port(flags, 5002)))
 
 
 @main.command()
@@ -156,7 +161,7 @@ def storage(**flags: Any) -> None:
     from runstream.roles import storage as role
     from runstream.settings import StorageSettings, load
 
-    role.run_storage(load(StorageSettings, **{**flags, "port": flags["port"] or 5002}))
+    role.run_storage(load(StorageSettings, **_default_port(flags, 5002)))
 
 
 @main.command()
