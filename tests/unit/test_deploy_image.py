@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from runstream.cli import main
 from support.deploy import DEPLOY, ROOT, SETTINGS, compose
@@ -55,14 +60,9 @@ def test_the_last_stage_is_not_root() -> None:
 
 
 def test_it_copies_what_the_wheel_is_made_of() -> None:
-    wheel = re.search(
-        r"\[tool\.hatch\.build\.targets\.wheel\]\npackages = \[(.*)\]", (ROOT / "pyproject.toml").read_text()
-    )
-    assert wheel
-    packages = set(re.findall(r'"(\w+)"', wheel[1]))
     copied = [rest.split()[:-1] for name, rest in instructions() if name == "COPY" and "--from" not in rest]
     sources = {source for group in copied for source in group}
-    assert packages <= sources
+    assert set(packages()) <= sources
     text = (DEPLOY / "Dockerfile.dockerignore").read_text()
     ignored = [line for line in text.splitlines() if not line.startswith("#")]
     assert ignored[0] == "*"
@@ -109,3 +109,53 @@ def test_the_health_check_works(runstream_url: str) -> None:
             check=False,
         )
         assert done.returncode == status, done.stderr
+
+
+def test_extras_hold_all_that_the_sources_import() -> None:
+    tables = project()["project"]
+    extras = tables["optional-dependencies"]
+    wanted = _closure([*tables["dependencies"], *extras["server"], *extras["embedded"], *extras["s3"]])
+    distributions = importlib.metadata.packages_distributions()
+    missing = {
+        f"{path.relative_to(ROOT)}: {module}"
+        for package in packages()
+        for path in (ROOT / package).rglob("*.py")
+        # What notebooks may have besides is their own choice.
+        if "client" not in path.parts
+        for module in _imported(path) - sys.stdlib_module_names - set(packages())
+        if not {canonicalize_name(name) for name in distributions.get(module, [module])} & wanted
+    }
+    assert not missing, "imported, and in no extra of the image"
+
+
+def packages() -> list[str]:
+    """The packages of the wheel."""
+    found: list[str] = project()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    return found
+
+
+def _imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def _closure(texts: list[str]) -> set[str]:
+    """Names of the distributions that these requirements bring, with what they require in turn."""
+    found: set[str] = set()
+    waiting = [(Requirement(text), "") for text in texts]
+    while waiting:
+        requirement, extra = waiting.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        if name in found or name == "runstream":
+            continue
+        found.add(name)
+        for text in importlib.metadata.requires(name) or []:
+            waiting += [(Requirement(text), wanted) for wanted in (requirement.extras or {""})]
+    return found

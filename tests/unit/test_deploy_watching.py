@@ -11,14 +11,18 @@ from typing import Any, cast
 import promql_parser
 import pytest
 import yaml
+from aiohttp import web
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from ingest.gateway import answers
 from ingest.gateway.artifact_telemetry import ArtifactTelemetry
+from ingest.gateway.health import HealthRoutes
 from ingest.gateway.telemetry import GatewayTelemetry
 from ingest.gateway.upstream import UpstreamUnavailableError
 from ingest.queue.local import LocalLogConsumer
 from ingest.writer.pipeline import Writer
+from query.service import QueryConfig, create_app
+from runstream.watching import watch_app
 from runstream.writer_metrics import WriterMetrics
 from schemas.errors import MlflowError, QueueFullError, QueueUnavailableError
 from support.deploy import DEPLOY, ROOT, compose, compose_containers, kustomize, named
@@ -139,6 +143,10 @@ def test_jobs_are_scraped_where_the_roles_listen() -> None:
         if job:
             (source,) = job["dns_sd_configs"]
             assert (source["names"], source["port"]) == ([container.role], container.port)
+    assert {name for name in jobs if name.startswith("runstream-")} == {
+        "runstream-gateway",
+        "runstream-writer",
+    }
     for item in named(kustomize("base"), "Deployment").values():
         pod = item["spec"]["template"]["metadata"]
         scraped = pod.get("annotations", {}).get("prometheus.io/scrape") == "true"
@@ -146,6 +154,18 @@ def test_jobs_are_scraped_where_the_roles_listen() -> None:
         if scraped:
             (container,) = item["spec"]["template"]["spec"]["containers"]
             assert pod["annotations"]["prometheus.io/port"] == str(container["ports"][0]["containerPort"])
+
+
+def test_roles_answer_where_they_are_probed_and_scraped() -> None:
+    def paths(app: web.Application) -> set[str]:
+        return {resource.canonical for resource in app.router.resources()}
+
+    query = create_app(cast(Any, None), cast(Any, None), QueryConfig(internal_token="secret"))
+    assert {"/health"} <= paths(query)
+    assert {"/health", "/ready", "/metrics"} <= paths(watch_app(lambda: b"", {}))
+    gateway = web.Application()
+    HealthRoutes(cast(Any, None), lambda: b"").add_to(gateway)
+    assert {"/health", "/ready", "/metrics"} <= paths(gateway)
 
 
 def test_the_mounts_are_where_the_files_are_looked_for() -> None:
