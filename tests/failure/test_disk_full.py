@@ -124,7 +124,7 @@ def test_start_on_a_full_disk(tmp_path: Path) -> None:
         ballast.unlink()
     assert ended.returncode == 1, ended
     messages = [line for line in ended.stderr.splitlines() if line.startswith("runstream: ")]
-    assert any("No space left" in line for line in messages), ended.stderr
+    assert any("No space left" in line or "disk is full" in line for line in messages), ended.stderr
     assert "Traceback" not in ended.stderr
 
 
