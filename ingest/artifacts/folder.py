@@ -15,16 +15,17 @@ import os
 import posixpath
 import shutil
 import stat
-import threading
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from obstore.store import LocalStore
 
+from ingest.artifacts import background
 from ingest.artifacts.errors import (
     ArtifactError,
     ArtifactTooLargeError,
@@ -38,11 +39,11 @@ from ingest.artifacts.errors import (
 from ingest.artifacts.failures import BELOW_A_FILE, NAME_TOO_LONG, NOT_A_FILE
 from ingest.artifacts.paths import TEMPORARY_PREFIX
 from ingest.artifacts.protocol import Entry, ObjectInfo, StoreOptions, UploadedPart
-from ingest.artifacts.upload import BLOCK_BYTES, Uploader
+from ingest.artifacts.upload import BLOCK_BYTES, Uploader, joined
 
 T = TypeVar("T")
-_THREADS = 8
-_NICENESS = 5
+# Uploads are written out in pieces of this size.
+_PIECE_BYTES = 1 << 20
 _OUTSIDE = "Invalid path: resolved path is outside the artifact directory"
 
 
@@ -57,8 +58,10 @@ class FolderStore:
         root.mkdir(parents=True, exist_ok=True)
         self._root = root.resolve()
         self._options = options
-        # Threads of its own: a slow disk must not take those that metrics need.
-        self._threads = ThreadPoolExecutor(_THREADS, "artifacts", initializer=_step_back)
+        background.start_runtime()
+        self._threads = background.threads()
+        # One upload at a time gives its pages to the disk.
+        self._disk = asyncio.Lock()
         self._uploads = Uploader(
             LocalStore(self._root),
             part_bytes=BLOCK_BYTES,
@@ -97,12 +100,37 @@ class FolderStore:
         async def clean(_: bool = True) -> None:
             await asyncio.shield(self._thread(lambda: self._clear(temporary)))
 
-        await self._uploads.put(key, blocks, size=size, clean=clean)
+        await self._uploads.put(key, self._written_out(temporary, blocks), size=size, clean=clean)
         try:
             await self._call(lambda: _publish(temporary, target), path)
         except BaseException:
             await clean()
             raise
+
+    async def _written_out(self, temporary: Path, blocks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        """Passes blocks on, and has what is stored of them already written to the disk piece by piece: gigabytes
+        in the page cache would hold up every small sync of the metrics' log, until they are on the disk."""
+        staged: int | None = None
+        passed = done = 0
+        try:
+            async for block in joined(blocks, _PIECE_BYTES):
+                yield block
+                passed += len(block)
+                if staged is None:
+                    # obstore's own name for a file that is not complete yet
+                    with contextlib.suppress(OSError):
+                        staged = os.open(f"{temporary}#1", os.O_WRONLY | os.O_CLOEXEC)
+                if staged is not None and passed - done >= 2 * _PIECE_BYTES:
+                    start, length = (
+                        done,
+                        passed - done - _PIECE_BYTES,
+                    )  # the last piece may be on its way still
+                    async with self._disk:
+                        await self._thread(partial(background.write_out, staged, start, length))
+                    done += length
+        finally:
+            if staged is not None:
+                os.close(staged)
 
     def upload_bytes(self, size: int | None) -> int:
         """See ``ArtifactStore.upload_bytes``."""
@@ -245,12 +273,6 @@ class _FileReader:
                 raise StoreUnavailableError("the artifact became shorter while it was read")
             yield block
             start += len(block)
-
-
-def _step_back() -> None:
-    """Give the calling thread a lower priority (Linux: a thread's own), so that metrics go first."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 def _publish(temporary: Path, target: Path) -> None:

@@ -13,6 +13,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from ingest.gateway.admission import Admission
 from ingest.gateway.artifact_app import add_artifact_routes
+from ingest.gateway.artifact_pace import Pace
 from ingest.gateway.artifact_telemetry import ArtifactTelemetry
 from ingest.gateway.batching import Batcher
 from ingest.gateway.config import GatewayConfig
@@ -63,9 +64,10 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     hosts = HostRules(config.allowed_hosts)
     tracking = Upstream("tracking", config.tracking_url, timeout_s=config.upstream_timeout_s)
     query = Upstream("query", config.query_url, timeout_s=config.upstream_timeout_s)
+    pace = Pace(urgent=lambda: batcher.pending_bytes > 0)
     batcher = Batcher(
         parts.producer,
-        parts.telemetry,
+        pace.over(parts.telemetry),
         linger_ms=config.linger_ms,
         max_record_bytes=config.max_record_bytes,
         max_pending_bytes=config.max_pending_bytes,
@@ -109,6 +111,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
             relay=reads.relay,
             hosts=hosts,
             telemetry=ArtifactTelemetry(),
+            give_way=pace,
         )
     HealthRoutes(Readiness(tracking, query), parts.expose).add_to(app)
     writes.add_to(app, config.static_prefix)

@@ -1,0 +1,145 @@
+"""``python -m benchmarks.artifact_beside``: how long ``log-batch`` takes while big artifacts are being uploaded.
+
+One client logs batches of 1,000 points at a steady pace, first alone, then beside running uploads, in turns, on one
+``runstream serve`` with one gateway process. Prints the percentiles of both and their ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks.artifacts import _PATH, _ROOT, _store, runstream
+from benchmarks.measure import calibrate, machine_facts
+
+_POINTS = 1000
+
+
+class Logger:
+    """Logs made-up batches to one run over one connection; remembers how long each took."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)
+        run = self._post("runs/create", {"experiment_id": "0"})
+        self._run_id = run["run"]["info"]["run_id"]
+        self._step = 0
+
+    def log(self, seconds: float, per_second: float) -> list[float]:
+        """Milliseconds that each batch took, for ``seconds``; the next is sent when it is due and the last answered."""
+        times = []
+        began = time.perf_counter()
+        due = began
+        while due < began + seconds:
+            body = self._body()
+            time.sleep(max(0.0, due - time.perf_counter()))
+            sent = time.perf_counter()
+            self._connection.request(
+                "POST", "/api/2.0/mlflow/runs/log-batch", body, {"Content-Type": "application/json"}
+            )
+            answer = self._connection.getresponse()
+            answer.read()
+            if answer.status != 200:
+                raise SystemExit(f"log-batch answered {answer.status}")
+            times.append((time.perf_counter() - sent) * 1000)
+            due = max(due + 1 / per_second, time.perf_counter())
+        return times
+
+    def _body(self) -> bytes:
+        self._step += 1
+        metrics = [
+            {
+                "key": f"metric-{n % 20}",
+                "value": n * 0.5,
+                "timestamp": 1_700_000_000_000 + self._step,
+                "step": n,
+            }
+            for n in range(_POINTS)
+        ]
+        return json.dumps({"run_id": self._run_id, "metrics": metrics}).encode()
+
+    def _post(self, path: str, body: object) -> dict[str, dict[str, dict[str, str]]]:
+        self._connection.request(
+            "POST", f"/api/2.0/mlflow/{path}", json.dumps(body), {"Content-Type": "application/json"}
+        )
+        answer: dict[str, dict[str, dict[str, str]]] = json.loads(self._connection.getresponse().read())
+        return answer
+
+
+def percentiles(times: list[float]) -> dict[str, float]:
+    """p50, p99 and the worst, in milliseconds."""
+    cuts = statistics.quantiles(times, n=100, method="inclusive")
+    return {"p50": round(cuts[49], 2), "p99": round(cuts[98], 2), "worst": round(max(times), 2)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the arguments say; 1 if p99 more than doubles."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.artifact_beside", description=__doc__)
+    parser.add_argument("--uploads", type=int, default=10, help="how many at once")
+    parser.add_argument("--gb", type=float, default=1.0, help="size of each")
+    parser.add_argument("--store", choices=["file", "s3"], default="file")
+    parser.add_argument("--per-second", type=float, default=20.0, help="batches of 1,000 points")
+    parser.add_argument("--idle-s", type=float, default=20.0, help="how long to log alone, in each turn")
+    parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="file for the results as JSON")
+    arguments = parser.parse_args(argv)
+    alone: list[float] = []
+    beside: list[float] = []
+    moved_s = 0.0
+    with tempfile.TemporaryDirectory(prefix="beside-") as temporary:
+        folder = Path(temporary)
+        with (
+            _store(arguments.store, folder / "store") as (destination, environment),
+            runstream(folder, environment, destination("runstream")) as server,
+        ):
+            logger = Logger(server.url)
+            logger.log(3, arguments.per_second)
+            for turn in range(arguments.turns):
+                alone += logger.log(arguments.idle_s, arguments.per_second)
+                parts = urlsplit(server.url)
+                began = time.perf_counter()
+                uploads = subprocess.Popen(
+                    [
+                        *(sys.executable, "-m", "benchmarks.artifact_load", "up", str(parts.hostname)),
+                        *(
+                            str(parts.port),
+                            f"{_PATH}{turn}-",
+                            str(int(arguments.gb * 1e9)),
+                            str(arguments.uploads),
+                        ),
+                    ],
+                    cwd=_ROOT,
+                    stdout=subprocess.PIPE,
+                )
+                time.sleep(0.5)
+                while uploads.poll() is None:
+                    beside += logger.log(1, arguments.per_second)
+                moved_s += time.perf_counter() - began
+                outcome = json.loads(uploads.communicate()[0])
+                if set(outcome["statuses"]) != {200}:
+                    raise SystemExit(f"uploads answered {outcome['statuses']}")
+    ratio = percentiles(beside)["p99"] / percentiles(alone)["p99"]
+    result = {
+        "store": arguments.store,
+        "alone_ms": percentiles(alone),
+        "beside_ms": percentiles(beside),
+        "p99_ratio": round(ratio, 2),
+        "batches": [len(alone), len(beside)],
+        "upload_mb_per_s": round(arguments.turns * arguments.uploads * arguments.gb * 1000 / moved_s),
+        "machine": {**machine_facts(), **calibrate().__dict__},
+    }
+    print(json.dumps(result, indent=1))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1))
+    return 0 if ratio <= 2 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
