@@ -78,6 +78,7 @@ class KafkaConsumerQueue:
         self._positioned = -1
         self._positions: dict[int, int] = {}
         self._buffer: deque[Message] = deque()
+        self._committing: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -139,11 +140,19 @@ class KafkaConsumerQueue:
             return
         try:
             async with asyncio.timeout(self._settings.request_timeout_ms / 1000):
-                await consumer.commit(mine)
+                # aiokafka tries a commit again for ever. One that takes too long is not cancelled but left alone,
+                # and the next waits for it: never two at a time, so an offset never goes back.
+                if self._committing is not None:
+                    await asyncio.wait([self._committing])
+                task = self._committing = asyncio.create_task(consumer.commit(mine))
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())
+                await asyncio.wait([task])
+            if task.cancelled():
+                raise QueueUnavailableError("left the group before the offsets were committed")
+            task.result()
         except (CommitFailedError, IllegalStateError) as error:
-            logger.warning(
-                "partitions %s are somebody else's now: %s", sorted(p.partition for p in mine), error
-            )
+            partitions = sorted(tp.partition for tp in mine)
+            logger.warning("partitions %s are somebody else's now: %s", partitions, error)
         except (KafkaError, TimeoutError) as error:
             raise QueueUnavailableError(f"Kafka does not take the committed offsets: {error!r}") from error
 
@@ -210,6 +219,10 @@ class KafkaConsumerQueue:
         consumer, self._consumer = self._consumer, None
         if consumer is None:
             return
+        committing, self._committing = self._committing, None
+        if committing is not None and not committing.done():
+            committing.cancel()
+            await asyncio.wait([committing])
         try:
             async with asyncio.timeout(_STOP_S):
                 await consumer.stop()

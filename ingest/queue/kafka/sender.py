@@ -214,6 +214,8 @@ class Sender:
 def _drop_batches(producer: AIOKafkaProducer) -> None:
     """Fail what a producer still holds; callers that wait send it again through the next one."""
     held = producer._message_accumulator
+    # A request that is under way would put its batch back into a queue that does not know it any more.
+    held.reenqueue = lambda batch: None
     held.fail_all(KafkaConnectionError("the producer was given up"))
     for batches in [*held._batches.values(), held._pending_batches]:
         for batch in batches:
