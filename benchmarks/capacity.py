@@ -49,6 +49,7 @@ class Cell:
 
     points: float
     gateways: int
+    tracking: int
     partitions: int
     brokers: int
     writers: int
@@ -102,6 +103,13 @@ def _cell(points: float, figures: Figures) -> Cell:
     gateways = _up(
         gateway_cores / policy["cores_per_gateway"] / policy["utilisation"], policy["min_gateways"]
     )
+    # Each run is asked about once in a verdict's life, if its requests stay with one gateway.
+    runs = points / per_request * load["seconds_between_requests"]
+    verdicts = runs / max(policy["verdict_ttl_s"], load["seconds_between_requests"])
+    tracking_cores = verdicts * measured["verdict_ms"] / 1e3
+    tracking = _up(
+        tracking_cores / policy["cores_per_tracking"] / policy["utilisation"], policy["min_tracking"]
+    )
     writer_cores = points * measured["writer_ms_per_1000_points"] / 1e6
     writers = _up(writer_cores / policy["cores_per_writer"] / policy["utilisation"], policy["min_writers"])
     log_mb = points * measured["queue_bytes_per_point"] / 1e6
@@ -125,6 +133,7 @@ def _cell(points: float, figures: Figures) -> Cell:
     return Cell(
         points=points,
         gateways=gateways,
+        tracking=tracking,
         partitions=partitions,
         brokers=brokers,
         writers=writers,
@@ -150,6 +159,7 @@ def _total(rate: float, cells: int, cell: Cell, figures: Figures) -> Plan:
     replicas = policy["clickhouse_replicas"]
     cores = {
         "gateway": cells * cell.gateways * policy["cores_per_gateway"],
+        "tracking": cells * cell.tracking * policy["cores_per_tracking"],
         "kafka": cells * cell.brokers * policy["cores_per_broker"],
         "writer": cells * cell.writers * policy["cores_per_writer"],
         "clickhouse": cells * cell.shards * replicas * policy["cores_per_shard"],
@@ -191,6 +201,7 @@ def _up(number: float, least: float) -> int:
 _ROWS: tuple[tuple[str, Callable[[Plan], str]], ...] = (
     ("cells (installations with an address of their own)", lambda p: f"{p.cells}"),
     ("gateways (one core each)", lambda p: f"{p.cells * p.cell.gateways:,}"),
+    ("MLflow servers (one core each)", lambda p: f"{p.cells * p.cell.tracking:,}"),
     ("Kafka brokers", lambda p: f"{p.cells * p.cell.brokers:,}"),
     ("partitions", lambda p: f"{p.cells * p.cell.partitions:,}"),
     ("writers (one core each)", lambda p: f"{p.cells * p.cell.writers:,}"),
@@ -234,8 +245,8 @@ def draw(path: Path, figures: Figures) -> None:
     rates = [p.rate for p in plans]
     figure, (cores, disk) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for number, role in enumerate(plans[0].cores):
-        # Gateways and writers lie on one line where both are at their least: dashes let both be seen.
-        style = ("-", "-", "--", "-", "-")[number]
+        # Roles lie on one line where they are at their least: dashes let all be seen.
+        style = ("-", "--", "-", ":", "-", "-.")[number]
         cores.plot(rates, [p.cores[role] for p in plans], style, label=role)
     cores.set(title="Cores", ylabel="cores, all cells and replicas")
     disk.plot(rates, [p.clickhouse_gb_per_day for p in plans], label="ClickHouse, per day")

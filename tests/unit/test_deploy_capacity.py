@@ -29,6 +29,8 @@ def test_no_part_is_planned_beyond_its_limits(rate: float) -> None:
     assert cell.parts_per_shard <= policy["parts_per_s_per_shard"] * 1.0001
     busy = cell.points * FIGURES_NOW.measured["gateway_ms_per_1000_points"] / 1e6
     assert busy <= cell.gateways * policy["utilisation"]
+    verdicts = cell.points / 1000 * 10 / policy["verdict_ttl_s"]
+    assert verdicts * FIGURES_NOW.measured["verdict_ms"] / 1e3 <= cell.tracking * policy["utilisation"]
     assert cell.partitions >= cell.writers
     assert cell.partitions % cell.brokers == 0
     assert cell.brokers >= policy["kafka_replication"]
