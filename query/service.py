@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 
+import orjson
 from aiohttp import web
 
 from query.answers import errors_to_answers
@@ -16,8 +18,10 @@ from query.live import Hub
 from query.live_routes import LiveRoutes
 from query.metrics_api import MetricsRoutes
 from query.mlflow_rest import MlflowRoutes
+from query.openapi import document
 from query.polled_feed import PolledFeed
 from query.sql_route import SqlRoute
+from query.wire import API
 from query.workers import Workers
 from schemas.database import Database
 
@@ -99,8 +103,21 @@ def create_app(
         barrier_timeout_s=config.barrier_timeout_s,
         max_query_s=config.sql_timeout_s,
     ).add_to(app)
+    description = orjson.dumps(document(_version()))
+
+    async def openapi(_: web.Request) -> web.Response:
+        return web.Response(body=description, content_type="application/json")
+
+    app.router.add_get(f"{API}/openapi.json", openapi)
     LiveRoutes(live).add_to(app)
     return app
+
+
+def _version() -> str:
+    try:
+        return version("runstream")
+    except PackageNotFoundError:
+        return "0"
 
 
 async def _health(_: web.Request) -> web.Response:

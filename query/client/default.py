@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -52,9 +53,19 @@ def get_run(run_id: Any) -> Run:
     return _connection().get_run(run_id)
 
 
+def close() -> None:
+    """Close the connections behind these functions; the next call opens a new one."""
+    with _lock:
+        for connection in _connections.values():
+            connection.close()
+        _connections.clear()
+
+
 def _connection() -> Connection:
     uri = tracking_uri()
     with _lock:
+        if not _connections:
+            atexit.register(close)
         if uri not in _connections:
             _connections[uri] = Connection(uri)
         return _connections[uri]
