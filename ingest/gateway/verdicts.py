@@ -22,14 +22,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ingest.gateway import protojson
-from ingest.gateway.decompress import decompress_body
 from ingest.gateway.log_request import LogRequest, forward_batch, forward_metric
 from ingest.gateway.names import check_length, check_name, invalid_value, is_run_id
 from ingest.gateway.protojson import UnreadableError
 from schemas.errors import MlflowError
 from schemas.limits import MAX_ENTITIES_PER_BATCH, MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH
 
-__all__ = ["check_content_type", "check_limits", "decompress_body", "judge_log_batch", "judge_log_metric"]
+__all__ = ["check_content_type", "check_limits", "judge_log_batch", "judge_log_metric"]
 
 _SEE_DOCS = " See the API docs for more information about request parameters."
 _NOT_JSON = "The request body is not valid JSON."

@@ -12,8 +12,9 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -34,6 +35,7 @@ from integration.verdict_sides import Side, parser_stops_half_way
 from support.raw_http import Answer
 from support.stock import stock_server
 
+T = TypeVar("T")
 EXAMPLES = int(os.environ.get("RUNSTREAM_VERDICT_EXAMPLES", "0"))
 
 
@@ -76,14 +78,20 @@ def is_meant(request: Request, expected: Answer, answer: Answer) -> bool:
     return False
 
 
+def on_both(stock: Side, runstream: Side, action: Callable[[Side], T]) -> tuple[T, T]:
+    """Do the same on both at once: two servers, two cores."""
+    with ThreadPoolExecutor(1) as beside:
+        expected = beside.submit(action, stock)
+        result = action(runstream)
+        return expected.result(), result
+
+
 def compare(case: Case, stock: Side, runstream: Side) -> None:
     """Send a case to both and compare answers and, if anything was accepted, what is stored."""
-    sides = (stock, runstream)
-    for side in sides:
-        side.begin()
+    on_both(stock, runstream, Side.begin)
     accepted = meant = unknown_model = False
     for number, request in enumerate(case.requests):
-        expected, answer = (side.send(request) for side in sides)
+        expected, answer = on_both(stock, runstream, lambda side, request=request: side.send(request))
         accepted |= expected.status == 200
         meant = is_meant(request, expected, answer)
         if meant:
@@ -93,10 +101,9 @@ def compare(case: Case, stock: Side, runstream: Side) -> None:
         unknown_model |= b'"BAD_REQUEST"' in expected.body
     if accepted and not meant and not unknown_model:
         of_model = any(b"@model@" in (request.body or b"") for request in case.requests)
-        stored, expected_stored = (side.stored(of_model=of_model) for side in (runstream, stock))
+        expected_stored, stored = on_both(stock, runstream, lambda side: side.stored(of_model=of_model))
         assert stored == expected_stored, case
-    for side in sides:
-        side.end(clean=not (accepted or unknown_model))
+    on_both(stock, runstream, lambda side: side.end(clean=not (accepted or unknown_model)))
 
 
 def case_name(case: Case) -> str:
@@ -111,7 +118,7 @@ def test_writes(case: Case, stock: Side, runstream: Side) -> None:
 @pytest.mark.parametrize("case", [*READS, *ROUTES], ids=case_name)
 def test_reads(case: Case, stock: Side, runstream: Side) -> None:
     for request in case.requests:
-        expected, answer = stock.send(request), runstream.send(request)
+        expected, answer = on_both(stock, runstream, lambda side, request=request: side.send(request))
         if not is_meant(request, expected, answer):
             assert meaning(answer) == meaning(expected), request
 
@@ -139,7 +146,7 @@ def test_made_up_writes(request: Request, stock: Side, runstream: Side) -> None:
 @_made_up
 @given(request=READ)
 def test_made_up_reads(request: Request, stock: Side, runstream: Side) -> None:
-    expected, answer = stock.send(request), runstream.send(request)
+    expected, answer = on_both(stock, runstream, lambda side, request=request: side.send(request))
     if not is_meant(request, expected, answer):
         assert meaning(answer) == meaning(expected), request
 
