@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from query.curve_cache import CurveCache
 from query.downsample import Method, keep_positions
 from query.long_series import downsample_long
 from query.points import POINTS, stream_points
@@ -24,7 +25,12 @@ _BATCH_ROWS = 65_536
 
 
 def stream_curves(
-    database: Database, selection: Selection, settings: Mapping[str, Any], max_points: int, method: Method
+    database: Database,
+    selection: Selection,
+    settings: Mapping[str, Any],
+    max_points: int,
+    method: Method,
+    cache: CurveCache,
 ) -> Iterator[pa.RecordBatch]:
     """Batches of ``POINTS``; each series whole and ordered, at most ``max_points`` of it and its non-finite
     points.
@@ -32,7 +38,7 @@ def stream_curves(
     Memory is bounded by one series' thinned points. Blocks; raises ``DatabaseError``.
     """
     out = _Output()
-    for short, long in _long_ones(database, selection, settings, max_points, method):
+    for short, long in _long_ones(database, selection, settings, max_points, method, cache):
         if long is not None:
             yield from out.add(short.runs[0], _only_key(short), long)
             continue
@@ -45,7 +51,12 @@ def stream_curves(
 
 
 def _long_ones(
-    database: Database, selection: Selection, settings: Mapping[str, Any], max_points: int, method: Method
+    database: Database,
+    selection: Selection,
+    settings: Mapping[str, Any],
+    max_points: int,
+    method: Method,
+    cache: CurveCache,
 ) -> Iterator[tuple[Selection, Series | None]]:
     """The selection in pieces; a piece that is one long series comes with its points."""
     runs = sorted(set(selection.runs))
@@ -56,7 +67,12 @@ def _long_ones(
     for run_id in runs:
         for key in keys:
             one = replace(selection, runs=[run_id], keys=[key])
-            yield one, downsample_long(database, one, settings, max_points, method)
+            question = (run_id, key, selection.steps, selection.time, max_points, method)
+
+            def make(one: Selection = one) -> Series | None:
+                return downsample_long(database, one, settings, max_points, method)
+
+            yield one, cache.get_or_make(question, one, settings, make)
 
 
 def _only_key(selection: Selection) -> str:

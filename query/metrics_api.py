@@ -14,6 +14,7 @@ from aiohttp import web
 
 from query.api_requests import AggregateRequest, LatestRequest, PointsRequest, SummaryRequest
 from query.consistency import Barrier
+from query.curve_cache import CurveCache
 from query.curves import stream_curves
 from query.formats import negotiate
 from query.points import POINTS, stream_points
@@ -50,6 +51,7 @@ class MetricsRoutes:
         self._barrier = barrier
         self._barrier_timeout_s = barrier_timeout_s
         self._settings = {"max_execution_time": max_query_s}
+        self._curves = CurveCache(database)
 
     def add_to(self, app: web.Application) -> None:
         """Mount the routes."""
@@ -67,7 +69,9 @@ class MetricsRoutes:
         def read() -> Batches:
             if max_points is None:
                 return stream_points(self._database, selection, self._settings)
-            return stream_curves(self._database, selection, self._settings, max_points, wanted.method)
+            return stream_curves(
+                self._database, selection, self._settings, max_points, wanted.method, self._curves
+            )
 
         return await self._answer(request, selection, wanted.compression, POINTS, read)
 

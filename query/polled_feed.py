@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import pyarrow as pa
 
 from query.consistency import Barrier
 from query.live import Hub
+from query.parts import Coverage, active_parts, coverage
 from query.workers import BusyError, Workers
 from schemas.database import Database, DatabaseError
 from schemas.record import PointColumns
@@ -30,18 +30,6 @@ _MAX_ROWS = 200_000
 _RECENT_MS = 10 * 60 * 1000
 _IDLE_S = 0.25
 _FLUSH_S = 1.0
-
-_PARTS = (
-    "SELECT name, min_block_number AS low, max_block_number AS high FROM system.parts"
-    " WHERE active AND database = currentDatabase() AND table = 'metrics'"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    name: str
-    low: int
-    high: int
 
 
 class PolledFeed:
@@ -63,7 +51,7 @@ class PolledFeed:
         self._hub = hub
         self._interval_s = interval_s
         self._wall_clock = wall_clock
-        self._seen: dict[str, _Part] | None = None
+        self._seen: Coverage | None = None
 
     async def run(self) -> None:
         """Work until cancelled; what goes wrong is logged and tried again."""
@@ -83,18 +71,14 @@ class PolledFeed:
             await asyncio.sleep(self._interval_s)
 
     def _new_points(self, runs: list[str]) -> PointColumns | None:
-        table = self._database.arrow(_PARTS)
-        parts = {
-            row["name"]: _Part(row["name"], int(row["low"]), int(row["high"])) for row in table.to_pylist()
-        }
-        seen, self._seen = self._seen, parts
+        parts = active_parts(self._database)
+        seen, self._seen = self._seen, coverage(parts, self._seen)
         if seen is None:
             return None
-        known = list(seen.values())
-        fresh = [part for name, part in parts.items() if name not in seen and _is_new(part, known)]
+        fresh = [part for part in parts if not seen.holds(part)]
         if not fresh:
             return None
-        merged = [part.name for part in fresh if part.low != part.high]
+        merged = [part.name for part in fresh if part.merged]
         found = self._database.arrow(
             "SELECT DISTINCT run_id, key, step, timestamp, value FROM metrics"
             " WHERE _part IN {parts:Array(String)} AND run_id IN {runs:Array(String)}"
@@ -109,13 +93,6 @@ class PolledFeed:
             },
         )
         return _columns(found) if found.num_rows else None
-
-
-def _is_new(part: _Part, seen: Sequence[_Part]) -> bool:
-    """Whether the part holds blocks that no part seen before has; blocks are numbered as they are inserted."""
-    if any(other.low <= part.low and part.high <= other.high for other in seen):
-        return False
-    return part.low == part.high or part.high > max((other.high for other in seen), default=-1)
 
 
 def _columns(found: pa.Table) -> PointColumns:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 
+from query import long_series
 from support.clickhouse_engine import Point, insert_points, shared_database
 from support.query_server import Fresh, query_server
 
@@ -183,6 +184,33 @@ def test_a_long_series_is_thinned_in_clickhouse(
     found = rows_of(service.table("query", runs=[uneven], keys=["k"], max_points=50, method=method))
     assert 20 < len(found) <= 52
     assert (found[0][3], found[-1][3]) == (0, 19_999)
+
+
+def test_a_curve_that_was_kept_is_never_stale(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("query.long_series.LONG_POINTS", 1_000)
+    run = uuid.uuid4().hex
+    insert_points(shared_database(), run, "k", [(step, step, math.sin(step / 50)) for step in range(20_000)])
+    question: dict[str, Any] = {"runs": [run], "keys": ["k"], "max_points": 100}
+    first = rows_of(service.table("query", **question))
+    scans = []
+    real = long_series.downsample_long
+    monkeypatch.setattr("query.curves.downsample_long", lambda *a: scans.append(1) or real(*a))
+    assert rows_of(service.table("query", **question)) == first
+    insert_points(shared_database(), uuid.uuid4().hex, "k", [(0, 0, 1.0)])
+    assert rows_of(service.table("query", **question)) == first
+    assert not scans, "kept, although other runs were written"
+    insert_points(shared_database(), run, "k", [(7_777, 1, 50.0)])
+    assert (run, "k", 7_777, 1, "50.0") in rows_of(service.table("query", **question))
+    assert scans
+    insert_points(shared_database(), run, "k", [(20_000, 1, 5.0)])
+    assert rows_of(service.table("query", **question))[-1] == (run, "k", 20_000, 1, "5.0")
+    assert len(service.table("query", **{**question, "steps": [0, 99]})) == 100
+    shared_database().execute("SYSTEM START MERGES metrics")
+    try:
+        shared_database().execute("DELETE FROM metrics WHERE run_id = {run:String}", {"run": run})
+    finally:
+        shared_database().execute("SYSTEM STOP MERGES metrics")
+    assert rows_of(service.table("query", **question)) == []
 
 
 def test_latest(service: Service) -> None:
