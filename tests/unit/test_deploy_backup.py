@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import mlflow
+
 from support.runstream_server import RunstreamServer
 
 
