@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--keys", type=int, default=50)
     parser.add_argument("--key-length", type=int, default=24)
+    parser.add_argument("--backlog", action="store_true", help="fill the log before the writer starts")
     parser.add_argument("--barriers", type=float, default=0, help="read-your-writes barriers a second")
     parser.add_argument("--clickhouse", default="", help="options of the chdb URL, such as max_threads=1")
     parser.add_argument("--folder", type=Path)
@@ -118,9 +119,7 @@ async def consume(arguments: argparse.Namespace, folder: Path) -> None:
     latest = open_latest(f"sqlite:///{folder}/mlflow.db")
     consumer = LocalLogConsumer(folder / "log")
     writer = Writer(consumer, database, latest)
-    running = asyncio.create_task(writer.run())
     idle_mb = resident_mb()
-
     command = [
         sys.executable,
         "-m",
@@ -130,11 +129,14 @@ async def consume(arguments: argparse.Namespace, folder: Path) -> None:
         str(folder / "log"),
     ]
     producer = await asyncio.create_subprocess_exec(*command)
+    if arguments.backlog:
+        await producer.wait()
+    running = asyncio.create_task(writer.run())
     cpu, started = cpu_s(), time.monotonic()
     barriers: list[float] = []
     memory: list[float] = []
     lag = 0.0
-    while producer.returncode is None:
+    while writer.stats.points < arguments.points:
         await asyncio.sleep(1 / arguments.barriers if arguments.barriers else 0.5)
         memory.append(resident_mb())
         lag = max(lag, writer.lag_s())

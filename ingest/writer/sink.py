@@ -50,6 +50,7 @@ class Sink:
         retry: Retry,
         *,
         stream: str,
+        max_newest_bytes: int,
     ) -> None:
         self._consumer = consumer
         self._database = database
@@ -58,8 +59,9 @@ class Sink:
         self._retry = retry
         self._stream = stream
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="runstream-writer")
+        self._max_newest_bytes = max_newest_bytes
         self._newest: list[PointColumns] = []
-        self.unsettled_rows = 0
+        self._newest_bytes = 0
 
     async def apply(self, batch: Batch) -> None:
         """Store the batch's points; what cannot be stored becomes a dead letter. Retries for ever."""
@@ -74,6 +76,10 @@ class Sink:
         self._stats.records += len(batch.entries)
         self._stats.record_bytes += sum(len(entry.message.payload) for entry in batch.entries)
 
+    def crowded(self) -> bool:
+        """Whether the newest values take so much memory that they should be written now."""
+        return len(self._newest) == 1 and self._newest_bytes * 2 > self._max_newest_bytes
+
     async def settle(self) -> float:
         """Write the newest values; returns the seconds that it took."""
         if not self._newest:
@@ -83,7 +89,7 @@ class Sink:
         rows = await self._run(lambda: latest_rows(newest(merge(pending))))
         await self._retry("latest values", lambda: self._run(lambda: self._latest.upsert(rows)))
         self._newest = []
-        self.unsettled_rows = 0
+        self._newest_bytes = 0
         took = time.monotonic() - started
         self._stats.latest_rows += len(rows)
         self._stats.latest_s += took
@@ -110,13 +116,21 @@ class Sink:
             await self._divide(entries, error)
             return
         took = time.monotonic() - started
-        self._newest.append(new)
-        self.unsettled_rows += len(new)
+        await self._keep(new)
         self._stats.points += rows
         self._stats.block_bytes += len(block)
         self._stats.flushes += 1
         self._stats.insert_s += took
         self._stats.on_flush(Flush(rows, len(block), took))
+
+    async def _keep(self, new: PointColumns) -> None:
+        """Keep newest points until they are settled; what several blocks have of a series becomes one."""
+        self._newest.append(new)
+        self._newest_bytes += _memory(new)
+        if self._newest_bytes > self._max_newest_bytes and len(self._newest) > 1:
+            kept = self._newest
+            self._newest = [await self._run(lambda: newest(merge(kept)))]
+            self._newest_bytes = _memory(self._newest[0])
 
     async def _insert_block(self, block: bytes, token: str) -> None:
         try:
@@ -165,6 +179,12 @@ class Sink:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _memory(points: PointColumns) -> int:
+    """About how many bytes the points take: columns, and a string object per name."""
+    names = sum(map(len, points.keys)) + sum(map(len, points.runs))
+    return 32 * len(points) + names + 60 * (len(points.keys) + len(points.runs))
 
 
 def deduplication_token(stream: str, messages: Sequence[Message], block: bytes) -> str:
