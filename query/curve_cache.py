@@ -44,13 +44,12 @@ class CurveCache:
         parts = active_parts(self._database)
         with self._lock:
             entry = self._entries.get(question)
-        if entry is not None and parts:
-            if self._still_right(entry.seen, parts, selection, settings):
-                entry.seen = coverage(parts)
-                with self._lock:
-                    if question in self._entries:
-                        self._entries.move_to_end(question)
-                return entry.series
+        if entry is not None and parts and self._still_right(entry.seen, parts, selection, settings):
+            entry.seen = coverage(parts)
+            with self._lock:
+                if question in self._entries:
+                    self._entries.move_to_end(question)
+            return entry.series
         series = make()
         if series is not None and parts:
             # What was there before the reading began; the reading may have seen more.
