@@ -193,3 +193,22 @@ def migrate(dry_run: bool, status: bool) -> None:
     work = setup.report(settings) if status else setup.prepare(settings, dry_run=dry_run)
     for line in work:
         click.echo(line)
+
+
+@main.command()
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The folder of `runstream serve`, instead of RUNSTREAM_* variables.",
+)
+def doctor(data_dir: Path | None) -> None:
+    """Try every configured part, and say what works, what does not and what to do.
+
+    Writes, reads, lists and deletes probe objects; nothing of it stays. Exit status 1 if something does not work.
+    """
+    _require("server", "aiohttp", "clickhouse_connect", "obstore", "pydantic_settings", "sqlalchemy")
+    from runstream import doctor as checks
+
+    found = asyncio.run(checks.checkup(*checks.settings(data_dir)))
+    click.echo(checks.table(found))
+    sys.exit(1 if any(check.ok is False for check in found) else 0)

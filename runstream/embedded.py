@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 import sys
@@ -75,7 +76,8 @@ def _jobs(
         "RUNSTREAM_QUEUE": f"local://{data.log}",
         "RUNSTREAM_CLICKHOUSE": f"chdb://{data.clickhouse}",
         "RUNSTREAM_METADATA": f"sqlite:///{data.metadata}",
-        "RUNSTREAM_ARTIFACTS": f"file://{data.artifacts}",
+        # The one part that may be a cloud's: everything else of the embedded set shares the folder.
+        "RUNSTREAM_ARTIFACTS": os.environ.get("RUNSTREAM_ARTIFACTS") or data.artifacts.as_uri(),
         "RUNSTREAM_TRACKING": f"http://127.0.0.1:{tracking_port}",
         "RUNSTREAM_QUERY": query_url,
         "RUNSTREAM_GATEWAY": gateway_url,
