@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import sys
 import warnings
@@ -152,6 +153,8 @@ def _become(arguments: Sequence[str], extra_env: Mapping[str, str] | None = None
     if in_place:
         import uvicorn
 
+        # uvicorn finishes its requests, and then lets the signal do what it did before.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         uvicorn.main(args=list(arguments[3:]), prog_name="uvicorn", standalone_mode=True)
         sys.exit(0)
     sys.stdout.flush()

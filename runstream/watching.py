@@ -1,4 +1,4 @@
-"""The small web server of a role that serves nobody else: health, readiness and metrics."""
+"""Health, readiness and metrics of the roles behind the gateway."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ Check = Callable[[], bool]
 
 
 def watch_app(expose: Callable[[], bytes], checks: Mapping[str, Check]) -> web.Application:
-    """``/health`` is 200 while the process lives, ``/ready`` 503 with the names of the parts that fail."""
+    """These routes alone, and ``/health``, which is 200 while the process lives."""
 
     async def health(_: web.Request) -> web.Response:
         return web.Response(text="OK")
+
+    app = web.Application()
+    app.router.add_get("/health", health)
+    add_watch_routes(app, expose, checks)
+    return app
+
+
+def add_watch_routes(app: web.Application, expose: Callable[[], bytes], checks: Mapping[str, Check]) -> None:
+    """``/ready`` is 503 with the names of the parts that fail; ``/metrics`` is for Prometheus."""
 
     async def ready(_: web.Request) -> web.Response:
         results = await asyncio.gather(*(asyncio.to_thread(check) for check in checks.values()))
@@ -28,8 +37,5 @@ def watch_app(expose: Callable[[], bytes], checks: Mapping[str, Check]) -> web.A
             body=await asyncio.to_thread(expose), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
-    app = web.Application()
-    app.router.add_get("/health", health)
     app.router.add_get("/ready", ready)
     app.router.add_get("/metrics", metrics)
-    return app

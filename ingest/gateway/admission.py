@@ -101,6 +101,9 @@ class Admission:
                 orjson.dumps({"run_id": run_id}),
                 {"Content-Type": "application/json", **dict(identity)},
             )
+            if answer.status >= 500:
+                # No verdict: the server is there, but what it needs (its database) is not.
+                raise UpstreamUnavailableError("the tracking server cannot answer")
         except UpstreamUnavailableError:
             verdict = self._verdicts.get(key)
             if verdict and verdict.usable_until > self._clock() and verdict.epoch == self._epochs.of(run_id):

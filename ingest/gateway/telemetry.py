@@ -8,6 +8,17 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from schemas.errors import QueueFullError
 
+# Why a request is refused: see answers.reason.
+REASONS = (
+    "verdict",
+    "invalid",
+    "queue_full",
+    "queue_away",
+    "tracking_away",
+    "query_away",
+    "too_large",
+    "other",
+)
 _APPEND_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -63,6 +74,10 @@ class GatewayTelemetry:
             route: self._requests.labels(route)
             for route in ("log-batch", "log-metric", "append", "history", "proxy")
         }
+
+        for reason in REASONS:
+            # From zero, or the first refusal would not show as a rate.
+            self._refused.labels(reason)
 
     def request(self, route: str) -> None:
         """A request on one of the known routes."""

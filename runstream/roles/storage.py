@@ -17,7 +17,7 @@ from runstream.migrate import migrate, status
 from runstream.queues import is_local, kafka_settings, make_consumer
 from runstream.roles import common
 from runstream.settings import StorageSettings
-from runstream.watching import watch_app
+from runstream.watching import add_watch_routes, watch_app
 from runstream.webserver import serve, stop_on_signals
 from runstream.writer_metrics import WriterMetrics
 from schemas.database import Database, DatabaseError
@@ -83,7 +83,9 @@ async def _query(settings: StorageSettings) -> None:
     barrier = KafkaBarrier(kafka_settings(settings))
     try:
         await barrier.start()
-        await serve(create_app(database, barrier, config), listener, stop, drain_s=_READ_DRAIN_S)
+        app = create_app(database, barrier, config)
+        add_watch_routes(app, exposer(), {"clickhouse": database.ping})
+        await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
     finally:
         await barrier.close()
         await asyncio.to_thread(database.close)

@@ -23,7 +23,12 @@ DOORS = {
     "obstore": ("ingest/artifacts/",),
     "clickhouse_connect": ("runstream/clickhouse",),
     "chdb": ("runstream/clickhouse",),
-    "prometheus_client": ("ingest/gateway/telemetry", "ingest/gateway/health", "runstream/"),
+    "prometheus_client": (
+        "ingest/gateway/telemetry",
+        "ingest/gateway/artifact_telemetry",
+        "ingest/gateway/health",
+        "runstream/",
+    ),
     "msgspec": ("ingest/gateway/", "query/", "schemas/"),
     "mlflow": ("query/", "runstream/tracking"),
 }

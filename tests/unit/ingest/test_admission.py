@@ -137,6 +137,16 @@ async def test_training_goes_on_while_the_mlflow_server_is_away(setup: Setup) ->
         await setup.admission.check("run", ())
 
 
+async def test_an_mlflow_server_that_fails_gives_no_verdict(setup: Setup) -> None:
+    """It is there, but its database is not."""
+    await setup.admission.check("run", ())
+    setup.tracking.status = 503
+    setup.now[0] += 60
+    await setup.admission.check("run", ())
+    with pytest.raises(UpstreamUnavailableError):
+        await setup.admission.check("unknown", ())
+
+
 def test_epochs_are_shared_through_their_file(tmp_path: Path) -> None:
     mine, theirs = Epochs(tmp_path / "epochs"), Epochs(tmp_path / "epochs")
     before = mine.of("run")
