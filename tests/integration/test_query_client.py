@@ -206,6 +206,29 @@ def test_plots(connection: Connection, server: Server, tmp_path: Path) -> None:
     assert len(frame.plot(x="timestamp", log=True).axes) == 2
 
 
+def test_the_command(server: Server, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from runstream.metrics_command import metrics
+
+    def call(*arguments: str) -> str:
+        done = CliRunner().invoke(metrics, [*arguments, "--uri", server.url], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    run = server.runs[0]
+    assert "train/loss" in call(run)
+    assert call(run, "--key", "lr", "--format", "csv").splitlines()[1] == f"{run},lr,0,5,0.1"
+    assert '"value":0.1' in call(run, "--key", "lr", "--format", "json")
+    call(*server.runs, "-o", str(tmp_path / "all.parquet"))
+    assert len(pd.read_parquet(tmp_path / "all.parquet")) == 153
+    assert "⠀" in call(run, "--plot")
+    for name in ("plot.png", "plot.html"):
+        call(*server.runs, "--plot", "-o", str(tmp_path / name))
+        assert (tmp_path / name).stat().st_size > 1_000
+    assert call("nobody").strip() == "no points"
+
+
 def test_the_default_server_is_mlflow_s(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "mlflow", raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
