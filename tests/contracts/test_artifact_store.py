@@ -12,7 +12,6 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from support import s3
 
 from ingest.artifacts.errors import (
     ArtifactTooLargeError,
@@ -24,6 +23,7 @@ from ingest.artifacts.errors import (
 )
 from ingest.artifacts.protocol import ArtifactStore, Entry, StoreOptions, UploadedPart
 from ingest.artifacts.store import open_store
+from support import s3
 
 PART = 5 << 20
 OPTIONS = StoreOptions(stall_s=10.0, part_bytes=PART)

@@ -1,8 +1,8 @@
 """Every part of a production set fails under load, and no acknowledged point is lost or doubled.
 
 Real processes: three Kafka brokers, two gateways, two writers, query, tracking, PostgreSQL, the ClickHouse engine
-behind HTTP. In every round clients log unique points and keep a ledger; something fails at a random moment; afterwards every
-acknowledged point must be there exactly once, newest values must be right, and the writers' lag must be back to zero.
+behind HTTP. In every round clients log unique points and keep a ledger; something fails at a random moment; afterwards
+every acknowledged point must be there exactly once, newest values must be right, and the writers' lag back at zero.
 
 By default each failure happens once and outages are short. ``RUNSTREAM_TEST_MATRIX_ROUNDS=5`` and
 ``RUNSTREAM_TEST_MATRIX_OUTAGE_S=60`` do it at length; the table of all rounds is printed at the end.

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+
 from support.mlflow_client import Rest
 
 # Read by MLflow when it is imported or first used.

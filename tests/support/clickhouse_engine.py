@@ -16,6 +16,7 @@ from schemas.migrations import Flavour
 
 Point = tuple[int, int, float]  # step, timestamp, value
 
+
 @functools.cache
 def shared_database() -> Database:
     """The engine, with the metrics table and merges stopped: repeats stay in the table until somebody reads

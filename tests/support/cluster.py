@@ -1,8 +1,8 @@
 """Runstream as in production: each role its own process, on real Kafka, a ClickHouse end over HTTP and PostgreSQL.
 
 A part that a variable names is used instead of one started here: ``RUNSTREAM_TEST_KAFKA`` (host:port,…),
-``RUNSTREAM_TEST_CLICKHOUSE`` and ``RUNSTREAM_TEST_POSTGRES`` (URLs), ``RUNSTREAM_TEST_S3`` (``s3://bucket/prefix``, with
-the credentials in the environment). That is what ``make test-services`` does.
+``RUNSTREAM_TEST_CLICKHOUSE`` and ``RUNSTREAM_TEST_POSTGRES`` (URLs), ``RUNSTREAM_TEST_S3`` (``s3://bucket/prefix``,
+with the credentials in the environment). That is what ``make test-services`` does.
 """
 
 from __future__ import annotations

@@ -145,7 +145,9 @@ async def test_any_mix_sent_ahead_in_any_pieces_is_answered_in_order(setup: Setu
     got = [(await answer(reader))[2] for _ in requests]
     await sending
     # Behind an answer of aiohttp's that is still on its way, a metric write goes to aiohttp too.
-    assert [b"{}" if b"/log-batch" in body else body for body in got] == [expected for _, expected in requests]
+    assert [b"{}" if b"/log-batch" in body else body for body in got] == [
+        expected for _, expected in requests
+    ]
     writer.close()
 
 
