@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+import struct
 import time
 
 import mlflow
+import pyarrow as pa
 import pytest
+import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
@@ -156,6 +159,30 @@ def test_not_a_number_and_infinities(client: MlflowClient, run_id: str) -> None:
     newest = client.get_run(run_id).data.metrics
     assert math.isnan(newest["nan"])
     assert (newest["inf"], newest["ninf"], newest["m"]) == (LARGEST, -LARGEST, LARGEST)
+
+
+def test_values_are_exact_in_storage(client: MlflowClient, rest: Rest, run_id: str) -> None:
+    """MLflow's own endpoints cannot show infinities; what is stored has every bit."""
+    chance = random.Random(5)
+    values = [math.nan, math.inf, -math.inf, 5e-324, -LARGEST, 2**53 + 1.0, 0.1 + 0.2, -0.5]
+    values += [struct.unpack("<d", struct.pack("<Q", chance.getrandbits(62)))[0] for _ in range(200)]
+    log(client, run_id, "m", [(step, T0 + step, value) for step, value in enumerate(values)])
+    answer = requests.post(
+        f"{rest.url}/api/1.0/runstream/metrics/query",
+        json={"runs": [run_id], "keys": ["m"]},
+        headers={"Accept": "application/vnd.apache.arrow.stream"},
+        timeout=60,
+    )
+    if answer.status_code == 404:
+        pytest.skip("not a Runstream server")
+    assert answer.status_code == 200, answer.text
+    table = pa.ipc.open_stream(answer.content).read_all()
+    assert table["step"].to_pylist() == list(range(len(values)))
+    found = table["value"].to_pylist()
+    assert math.isnan(found[0])
+    assert [struct.pack("<d", value) for value in found[1:]] == [
+        struct.pack("<d", value) for value in values[1:]
+    ]
 
 
 def test_extreme_steps_and_timestamps(client: MlflowClient, run_id: str) -> None:
