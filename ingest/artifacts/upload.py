@@ -24,6 +24,7 @@ BLOCK_BYTES = 1 << 20
 # S3 and Google take 10,000 parts at most.
 _MAX_PARTS = 10_000
 _SETTLE_S = 30.0
+_QUIET_S = 0.1
 
 
 # Takes away what a failed upload may have left; told whether obstore said that it aborted in good order.
@@ -175,6 +176,9 @@ class Uploader:
         """Wait, with a bound, for uploads that are being aborted."""
         if self._settling:
             await asyncio.wait(set(self._settling), timeout=_SETTLE_S)
+        # obstore's threads give back the memory of the last blocks just now, for which they need the interpreter's
+        # lock. A thread that still waits for it when the interpreter ends aborts the process.
+        await asyncio.sleep(_QUIET_S)
 
 
 async def joined(blocks: AsyncIterable[bytes], size: int) -> AsyncIterator[bytes]:
