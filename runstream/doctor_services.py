@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from runstream import queues
 from runstream.doctor_steps import NotNow, Part, Problem
 from runstream.settings import QueueSettings, StorageSettings
+from runstream.tracking import metadata_revision
 from schemas.database import Database
 from schemas.errors import ConfigError
 
@@ -185,9 +186,7 @@ def _mlflow_tables(engine: object) -> str:
         )
     with engine.connect() as connection:
         version = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar_one()
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
-    latest = _get_latest_schema_revision()
+    latest = metadata_revision()
     if version != latest:
         raise Problem(
             f"MLflow's tables are at {version}, the installed MLflow wants {latest}",

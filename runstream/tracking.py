@@ -94,6 +94,13 @@ def prepare_metadata(metadata: str) -> None:
         raise ConfigError(f"the metadata database cannot be prepared: {error}") from error
 
 
+def metadata_revision() -> str:
+    """The revision of its tables that the installed MLflow wants (its Alembic head)."""
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    return str(_get_latest_schema_revision())
+
+
 def _destination(settings: TrackingSettings) -> str:
     return mlflow_destination(settings.artifacts, os.environ)
 
