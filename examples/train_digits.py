@@ -57,7 +57,7 @@ def main() -> None:
         f"  MLFLOW_TRACKING_URI={options.tracking_uri} mlflow models serve -m {model_uri} --env-manager local -p 5050"
     )
     print("  curl http://127.0.0.1:5050/invocations -H 'Content-Type: application/json' \\")
-    print("    -d \"{\\\"inputs\\\": [$(python -c 'print([0.5] * 64)')]}\"")
+    print('    -d "{\\"inputs\\": [$(python -c \'print([0.5] * 64)\')]}"')
     print(f"run_id={run_id} autologged_run_id={autologged_id} model_uri={model_uri}")
 
 
