@@ -49,9 +49,12 @@ def rest(tracking_uri: str) -> Iterator[Rest]:
 
 @pytest.fixture(scope="module")
 def experiment_id(client, request: pytest.FixtureRequest) -> str:  # type: ignore[no-untyped-def]
-    """One experiment for all tests of a module."""
+    """One experiment for all tests of a module; runs are resumed only in MLflow's active one, so it is that too."""
+    import mlflow
+
     name = f"{request.module.__name__.rpartition('.')[2]}-{uuid.uuid4().hex[:8]}"
     created: str = client.create_experiment(name)
+    mlflow.set_experiment(experiment_id=created)
     return created
 
 

@@ -78,7 +78,6 @@ def test_search_logged_models_by_metric(client: MlflowClient, experiment_id: str
 
 
 def test_active_model_collects_fluent_metrics(client: MlflowClient, experiment_id: str) -> None:
-    mlflow.set_experiment(experiment_id=experiment_id)
     with mlflow.start_run() as run:
         model = mlflow.set_active_model(name=f"active-{uuid.uuid4().hex[:6]}")
         mlflow.log_metric("loss", 0.5)

@@ -13,7 +13,6 @@ from mlflow.entities import AssessmentSource
 @pytest.fixture
 def traced(client: MlflowClient, experiment_id: str) -> str:
     """A trace of two nested calls."""
-    mlflow.set_experiment(experiment_id=experiment_id)
 
     @mlflow.trace
     def double(x: int) -> int:
