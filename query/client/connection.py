@@ -257,12 +257,18 @@ class _Body(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        if not self._left:
-            chunk = next(self._chunks, b"")
-            self._progress.received(len(chunk))
-            self._left = memoryview(chunk)
-        size = min(len(buffer), len(self._left))
-        buffer[:size] = self._left[:size]
-        self._left = self._left[size:]
-        return size
+    def read(self, size: int = -1) -> bytes:
+        """``size`` bytes, fewer only at the end: that is what Arrow takes a short read for."""
+        parts: list[memoryview] = []
+        while size != 0:
+            if not self._left:
+                chunk = next(self._chunks, b"")
+                if not chunk:
+                    break
+                self._progress.received(len(chunk))
+                self._left = memoryview(chunk)
+            part = self._left if size < 0 else self._left[:size]
+            self._left = self._left[len(part) :]
+            size -= len(part) if size > 0 else 0
+            parts.append(part)
+        return b"".join(parts)

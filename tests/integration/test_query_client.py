@@ -109,6 +109,18 @@ def test_points_in_other_shapes(connection: Connection, server: Server) -> None:
         connection.get_metrics(server.runs, as_="excel")  # type: ignore[arg-type]
 
 
+def test_a_large_transfer(connection: Connection) -> None:
+    run = uuid.uuid4().hex
+    shared_database().execute(
+        "INSERT INTO metrics (run_id, key, step, timestamp, value)"
+        " SELECT {run:String}, 'k', number, number, sin(number) FROM numbers(400000)",
+        {"run": run},
+    )
+    frame = connection.get_metrics(run, progress=True)
+    assert frame["step"].tolist() == list(range(400_000))
+    np.testing.assert_allclose(frame["value"], np.sin(np.arange(400_000)), rtol=0, atol=1e-12)
+
+
 def test_selections(connection: Connection, server: Server) -> None:
     assert len(connection.get_metrics(server.runs, "train/*", steps=(10, 19))) == 30
     assert len(connection.get_metrics(server.runs, ["lr", "train/loss"], time=(None, 1_000))) == 6
