@@ -122,25 +122,25 @@ class Uploader:
         except BaseException as error:
             store_failed = task.done() and not task.cancelled() and task.exception() is not None
             pipe.end(UploadDroppedError())
-            settle = asyncio.create_task(self._settle(task, clean))
+            settle = asyncio.create_task(self._settle(task, clean, whole=self._is_whole(size)))
             self._settling.add(settle)
             settle.add_done_callback(self._settling.discard)
             if isinstance(error, TimeoutError):
                 raise StoreUnavailableError("the artifact store stalled") from error
             if not isinstance(error, Exception):
                 raise
+            if store_failed:
+                raise translate(error, "store an upload") from error
             # The answer should mean that nothing is left, if that can be had soon.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(_SETTLE_S, self._stall_s)):
                     await asyncio.shield(settle)
-            if store_failed:
-                raise translate(error, "store an upload") from error
             raise
 
     async def _run(
         self, key: str, pipe: _Pipe, size: int | None, attributes: Mapping[str, str] | None
     ) -> None:
-        if size is not None and size <= self._part(size):
+        if self._is_whole(size):
             held = [block async for block in pipe]
             await obstore.put_async(
                 self._store, key, b"".join(held), attributes=_given(attributes), use_multipart=False
@@ -156,19 +156,23 @@ class Uploader:
             max_concurrency=self._parts_under_way,
         )
 
+    def _is_whole(self, size: int | None) -> bool:
+        """Whether an upload goes to the store in one request, which leaves nothing behind when it fails."""
+        return size is not None and size <= self._part(size)
+
     def _part(self, size: int | None) -> int:
         if size is None:
             return self._unknown_part_bytes
         least = -(-size // (_MAX_PARTS - 1))
         return max(self._part_bytes, -(-least // BLOCK_BYTES) * BLOCK_BYTES)
 
-    async def _settle(self, task: asyncio.Future[None], clean: Clean | None) -> None:
+    async def _settle(self, task: asyncio.Future[None], clean: Clean | None, *, whole: bool) -> None:
         """Bring a failed upload to its end."""
         try:
             await asyncio.wait({task}, timeout=4 * self._stall_s)
             if clean is not None:
                 dropped = task.done() and isinstance(task.exception(), UploadDroppedError)
-                await clean(dropped)
+                await clean(dropped or whole)
         except Exception as error:
             _log.warning("an upload could not be cleared away: %s", scrub(str(error)))
 
