@@ -55,7 +55,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         and call.excinfo is not None
         and call.excinfo.errisinstance(pytest.skip.Exception)
     ):
-        reason = str(call.excinfo.value)
-        call.excinfo = pytest.ExceptionInfo.from_exception(
-            AssertionError(f"skipped in continuous integration: {reason}")
-        )
+        reason = call.excinfo.value
+        try:
+            raise AssertionError(f"skipped in continuous integration: {reason}") from reason
+        except AssertionError as error:
+            call.excinfo = pytest.ExceptionInfo.from_exception(error)
