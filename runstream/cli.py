@@ -25,6 +25,17 @@ _Listen = Callable[[Callable[..., Any]], Callable[..., Any]]
 class _Commands(click.Group):
     """Turns expected errors into one line on standard error and exit status 1."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "metrics"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "metrics":
+            # Only here: it brings data frames along, which no server process needs.
+            from runstream.metrics_command import metrics
+
+            return metrics
+        return super().get_command(ctx, cmd_name)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

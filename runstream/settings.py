@@ -162,6 +162,7 @@ class GatewaySettings(_Role, _Listen, QueueSettings, _Artifacts):
 class StorageSettings(_Role, _Listen, QueueSettings, _ClickHouse, _Metadata):
     """``runstream writer``, ``runstream query``, and both in one process."""
 
+    static_prefix: str = Field("", description="MLflow's --static-prefix")
     flush_rows: int = Field(300_000, ge=1, description="points after which a block is inserted")
     flush_ms: float = Field(200, ge=0, description="how long points wait for a block to fill")
     drain_timeout_s: float = Field(20, ge=0, description="how long a stopping writer applies what it holds")

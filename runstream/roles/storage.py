@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 from ingest.writer.latest import LatestValues, open_latest
 from ingest.writer.pipeline import Writer, WriterConfig
+from query.live import Hub
 from query.service import QueryConfig, create_app
 from runstream import logs
 from runstream.barriers import LocalBarrier
@@ -17,6 +18,7 @@ from runstream.migrate import migrate, status
 from runstream.queues import is_local, kafka_settings, make_consumer
 from runstream.roles import common
 from runstream.settings import StorageSettings
+from runstream.tap import TappedConsumer
 from runstream.watching import add_watch_routes, watch_app
 from runstream.webserver import serve, stop_on_signals
 from runstream.writer_metrics import WriterMetrics
@@ -34,13 +36,15 @@ def run_storage(settings: StorageSettings) -> None:
 
 
 async def _storage(settings: StorageSettings) -> None:
-    config = QueryConfig(internal_token=common.token(settings))
+    config = QueryConfig(internal_token=common.token(settings), static_prefix=settings.static_prefix)
     stop = stop_on_signals()
     listener = common.listener(settings)
     consumer = make_consumer(settings)
     async with _opened(_open_embedded, settings) as (database, latest):
-        writer = Writer(consumer, database, latest, _writer_config(settings))
-        app = create_app(database, LocalBarrier(consumer, writer), config)
+        # Whoever listens to live points hears of them before they are in ClickHouse.
+        hub = Hub()
+        writer = Writer(TappedConsumer(consumer, hub), database, latest, _writer_config(settings))
+        app = create_app(database, LocalBarrier(consumer, writer), config, hub)
         async with _writing(writer, stop, settings.drain_timeout_s):
             await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
 
@@ -76,7 +80,7 @@ def run_query(settings: StorageSettings) -> None:
 async def _query(settings: StorageSettings) -> None:
     from ingest.queue.kafka import KafkaBarrier
 
-    config = QueryConfig(internal_token=common.token(settings))
+    config = QueryConfig(internal_token=common.token(settings), static_prefix=settings.static_prefix)
     stop = stop_on_signals()
     listener = common.listener(settings)
     database = await asyncio.to_thread(_open_migrated, settings)
