@@ -9,55 +9,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
+from support.full_disk import MIB, small_disk
 from support.ledger import Load
 from support.mlflow_client import Rest
 from support.runstream_server import RunstreamServer
 
-MIB = 1 << 20
 DISK_BYTES = 400 * MIB
+FULL = ("No space left", "disk is full", "File too large", "disk I/O error")
 WITHIN_S = 60.0
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ServerFactory = Callable[..., RunstreamServer]
 NewRuns = Callable[[str, int], list[str]]
-
-
-@contextmanager
-def small_disk(folder: Path, size: int) -> Iterator[Path]:
-    """A disk of this many bytes; skips where mounting is not allowed."""
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.skip(f"mounting needs more rights: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Take all the room that is left."""
-    ballast = disk / "ballast"
-    with ballast.open("ab", buffering=0) as file:
-        for size in (MIB, 4096, 1):
-            try:
-                while file.write(b"\0" * size) == size:
-                    pass
-            except OSError:
-                continue
-    return ballast
 
 
 def await_refusals(load: Load, count: int = 5) -> None:
@@ -79,14 +49,14 @@ def check(server: RunstreamServer, load: Load) -> None:
 
 def test_disk_full(make_server: ServerFactory, new_runs: NewRuns, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", DISK_BYTES) as disk:
-        with make_server(disk / "data") as server:
+        with make_server(disk.folder / "data") as server:
             for _ in range(2):
                 with Load(server.url, new_runs(server.url, 3), seed=3, pause_s=0) as load:
                     load.await_progress(1000)
-                    ballast = fill(disk)
+                    disk.fill(server.processes().values())
                     await_refusals(load)
                     processes = {name: process.pid for name, process in server.processes().items()}
-                    ballast.unlink()
+                    disk.free(server.processes().values())
                     load.await_progress(1000)
                 check(server, load)
                 assert {name: process.pid for name, process in server.processes().items()} == processes
@@ -95,13 +65,13 @@ def test_disk_full(make_server: ServerFactory, new_runs: NewRuns, tmp_path: Path
 
 def test_killed_on_a_full_disk(make_server: ServerFactory, new_runs: NewRuns, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", DISK_BYTES) as disk:
-        server = make_server(disk / "data").start()
+        server = make_server(disk.folder / "data").start()
         with Load(server.url, new_runs(server.url, 3), seed=4, pause_s=0) as load:
             load.await_progress(1000)
-            ballast = fill(disk)
+            disk.fill(server.processes().values())
             await_refusals(load)
             server.kill()
-        ballast.unlink()
+        disk.free()
         server.start()
         check(server, load)
         assert server.stop() == 0
@@ -109,23 +79,20 @@ def test_killed_on_a_full_disk(make_server: ServerFactory, new_runs: NewRuns, tm
 
 def test_start_on_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 2 * MIB) as disk:
-        ballast = fill(disk)
-        command = [
-            sys.executable,
-            "-m",
-            "runstream",
-            "serve",
-            "--port",
-            "0",
-            "--data-dir",
-            str(disk / "data"),
-        ]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False)
-        ballast.unlink()
-    assert ended.returncode == 1, ended
-    messages = [line for line in ended.stderr.splitlines() if line.startswith("runstream: ")]
-    assert any("No space left" in line or "disk is full" in line for line in messages), ended.stderr
-    assert "Traceback" not in ended.stderr
+        data = disk.folder / "data"
+        with subprocess.Popen(
+            [sys.executable, "-m", "runstream", "serve", "--port", "0", "--data-dir", str(data)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            disk.fill([psutil.Process(process.pid)])  # its children inherit a limit
+            _, printed = process.communicate(timeout=WITHIN_S)
+        disk.free()
+    assert process.returncode == 1, printed
+    messages = [line for line in printed.splitlines() if line.startswith("runstream: ")]
+    assert any(reason in line for line in messages for reason in FULL), printed
+    assert "Traceback" not in printed
 
 
 def test_log_is_bounded_while_the_writer_is_away(make_server: ServerFactory, new_runs: NewRuns) -> None:

@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from support.full_disk import mounted
 from support.ledger import Load
 from support.mlflow_client import Rest
 from support.runstream_server import RunstreamServer
@@ -87,31 +87,17 @@ def test_file_in_place_of_the_folder(tmp_path: Path) -> None:
     assert (tmp_path / "data").read_text() == "mine"
 
 
-@contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[Path]:
-    """A tmpfs at this folder; skips where mounting is not allowed."""
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        pytest.skip(f"mounting needs more rights: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        data = tmp_path / "data"
-        data.mkdir(mode=0o500)
+    with mounted(tmp_path / "data", "ro") as is_mounted:
+        if is_mounted:
+            data = tmp_path / "data"
+        elif os.geteuid() == 0:  # rights do not bind root
+            data = Path("/proc/runstream-data")
+        else:
+            data = tmp_path / "locked" / "data"
+            data.parent.mkdir(mode=0o500)
         ended = runstream("serve", "--port", "0", "--data-dir", str(data))
-        assert_one_line(ended, str(data))
-        return
-    with mounted(tmp_path / "data", "-o", "ro") as data:  # rights do not bind root, a read-only mount does
-        ended = runstream("serve", "--port", "0", "--data-dir", str(data))
-    assert_one_line(ended, str(data), "Read-only file system")
+    assert_one_line(ended, "cannot write", str(data))
 
 
 WITHOUT = """
