@@ -26,6 +26,7 @@ _APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
 _HISTORIES = ("get-history", "get-history-bulk-interval")
 _BARRIER = "/api/1.0/runstream/internal/barrier"
 _BARRIER_RETRY_S = 0.1
+_BARRIER_GRACE_S = 0.5
 
 # Changes of one run, and changes that can touch many runs or rights.
 _RUN_CHANGES = ("runs/delete", "runs/restore")
@@ -135,7 +136,11 @@ class ReadRoutes:
             left_ms = max(0, int((deadline - clock()) * 1000))
             body = orjson.dumps({"run_ids": run_ids, "timeout_ms": left_ms})
             try:
-                answer = await self._query.post(_BARRIER, body, self._token_header)
+                # It answers in time by itself; one that hangs does not.
+                async with asyncio.timeout_at(deadline + _BARRIER_GRACE_S):
+                    answer = await self._query.post(_BARRIER, body, self._token_header)
+            except TimeoutError:
+                return False
             except UpstreamUnavailableError:
                 if clock() + _BARRIER_RETRY_S >= deadline:
                     return False
