@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from support.full_disk import MIB, small_disk
 from support.ledger import Load
@@ -97,7 +98,8 @@ def test_start_on_a_full_disk(tmp_path: Path) -> None:
 
 def test_log_is_bounded_while_the_writer_is_away(make_server: ServerFactory, new_runs: NewRuns) -> None:
     bound = 2 * MIB
-    with make_server(environment={"RUNSTREAM_QUEUE_MAX_BYTES": str(bound)}) as server:
+    settings = {"RUNSTREAM_QUEUE_MAX_BYTES": str(bound), "RUNSTREAM_BARRIER_TIMEOUT_S": "1"}
+    with make_server(environment=settings) as server:
         log = server.data_dir / "log"
         with Load(server.url, new_runs(server.url, 3), seed=5, pause_s=0, max_points=800) as load:
             load.await_progress(1000)
@@ -107,6 +109,7 @@ def test_log_is_bounded_while_the_writer_is_away(make_server: ServerFactory, new
                 await_refusals(load)
                 assert used(log) < bound * 1.25
                 assert any("has not consumed" in refusal.body for refusal in load.refusals)
+                assert_stale_read(server.url, load.ledgers[0].run_id)
             finally:
                 storage.send_signal(signal.SIGCONT)
             load.await_progress(1000)
@@ -116,6 +119,14 @@ def test_log_is_bounded_while_the_writer_is_away(make_server: ServerFactory, new
             assert time.monotonic() < deadline, f"consumed segments stay: {used(log)} bytes"
             time.sleep(0.1)
         assert server.stop() == 0
+
+
+def assert_stale_read(url: str, run_id: str) -> None:
+    """A read that waits for the writer in vain answers with what there is, within its bound, and says so."""
+    answer = requests.get(f"{url}/api/2.0/mlflow/runs/get", params={"run_id": run_id}, timeout=20)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["X-Runstream-Stale"] == "true"
+    assert answer.elapsed.total_seconds() < 10
 
 
 def used(folder: Path) -> int:
