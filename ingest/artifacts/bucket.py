@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import obstore
 
-from ingest.artifacts import background
 from ingest.artifacts.errors import (
     ArtifactTooLargeError,
     InvalidPathError,
@@ -52,7 +51,6 @@ class BucketStore:
         labels: bool = True,
         signs: bool = False,
     ) -> None:
-        background.start_runtime()
         self._scheme = scheme
         self._store = store
         self._options = options

@@ -58,7 +58,6 @@ class FolderStore:
         root.mkdir(parents=True, exist_ok=True)
         self._root = root.resolve()
         self._options = options
-        background.start_runtime()
         self._threads = background.threads()
         # One upload at a time gives its pages to the disk.
         self._disk = asyncio.Lock()
