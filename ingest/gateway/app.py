@@ -13,6 +13,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from ingest.gateway.admission import Admission
 from ingest.gateway.artifact_app import add_artifact_routes
+from ingest.gateway.artifact_auth import ArtifactVerdicts
 from ingest.gateway.artifact_pace import Pace
 from ingest.gateway.artifact_telemetry import ArtifactTelemetry
 from ingest.gateway.batching import Batcher
@@ -102,7 +103,14 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         retry_after_s=config.retry_after_s,
     )
     app = web.Application(client_max_size=config.max_body_bytes)
-    if config.artifacts is not None and not config.mlflow_judges_reads:
+    if config.artifacts is not None:
+        verdicts = ArtifactVerdicts(
+            get=tracking.get,
+            post=tracking.post,
+            relay=reads.relay,
+            ttl_s=config.verdict_ttl_s,
+            epoch=lambda: epochs.of(""),
+        )
         add_artifact_routes(
             app,
             config.artifacts,
@@ -111,6 +119,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
             relay=reads.relay,
             hosts=hosts,
             telemetry=ArtifactTelemetry(),
+            authorize=verdicts if config.mlflow_judges_reads else None,
             give_way=pace,
         )
     HealthRoutes(Readiness(tracking, query), parts.expose).add_to(app)

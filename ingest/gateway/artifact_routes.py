@@ -117,11 +117,11 @@ class ArtifactRoutes:
         async def guard(request: web.Request) -> web.StreamResponse:
             if not self._hosts.serves(request) or request.headers.get("X-MLFLOW-WORKSPACE"):
                 return await self._relay(request)
-            if self._authorize is not None:
-                refused = await self._authorize(request)
-                if refused is not None:
-                    return refused
             try:
+                if self._authorize is not None:
+                    refused = await self._authorize(request)
+                    if refused is not None:
+                        return refused
                 response = await handler(request)
             except RunstreamError as error:
                 response = answers.of_error(error, self._config.retry_after_s, detail=detail)
@@ -170,14 +170,14 @@ class ArtifactRoutes:
         return answers.of_json(answers.listing(entries))
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
-        return await self.download(request, paths.canonical(_raw_path(request)))
+        return await self.download(request, paths.canonical(raw_path(request)))
 
     async def _upload(self, request: web.Request) -> web.StreamResponse:
-        await self.upload(request, paths.destination(_raw_path(request)), self._config.max_bytes)
+        await self.upload(request, paths.destination(raw_path(request)), self._config.max_bytes)
         return answers.empty()
 
     async def _delete(self, request: web.Request) -> web.StreamResponse:
-        path = paths.canonical(_raw_path(request))
+        path = paths.canonical(raw_path(request))
         await self.store.delete(path)
         self._counts.forget(path)
         return answers.of_json({})
@@ -218,15 +218,16 @@ class ArtifactRoutes:
         return answers.of_json({})
 
     async def _presigned(self, request: web.Request) -> web.StreamResponse:
-        path = paths.canonical(_raw_path(request))
+        path = paths.canonical(raw_path(request))
         if not self.store.signs_downloads:
             raise UnsupportedError(_NO_SIGNING)
         url, size = await self.store.sign_download(path, expires_s=self._config.sign_ttl_s)
         return answers.of_json({"url": url, "headers": {}, "file_size": size})
 
 
-def _raw_path(request: web.Request) -> str:
-    # Still escaped: aiohttp's own decoding keeps some escapes, and all decoding belongs in one place.
+def raw_path(request: web.Request) -> str:
+    """The artifact's path as the client sent it, escaped: aiohttp's own decoding keeps some escapes, and all
+    decoding belongs in one place."""
     raw = request.rel_url.raw_path
     for mark in ("/mlflow-artifacts/artifacts/", "/mlflow-artifacts/presigned/"):
         _, found, path = raw.partition(mark)
@@ -259,7 +260,7 @@ def _part_path(request: web.Request, fields: dict[str, Any]) -> str:
     if not isinstance(name, str):
         raise MlflowError(f"Invalid value {name} for parameter 'path' supplied.")
     # The client sends the path of its local file; MLflow's stores keep its last name.
-    return paths.destination(posixpath.join(_raw_path(request), posixpath.basename(name)))
+    return paths.destination(posixpath.join(raw_path(request), posixpath.basename(name)))
 
 
 def _upload_id(fields: dict[str, Any]) -> str:

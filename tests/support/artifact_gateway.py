@@ -23,6 +23,7 @@ import psutil
 from aiohttp import web
 
 from ingest.gateway.artifact_app import add_artifact_routes
+from ingest.gateway.artifact_auth import ArtifactVerdicts
 from ingest.gateway.artifact_config import ArtifactConfig
 from ingest.gateway.artifact_telemetry import ArtifactTelemetry
 from ingest.gateway.hosts import HostRules
@@ -43,9 +44,10 @@ class ArtifactGateway:
         *,
         tracking_url: str = NOWHERE,
         environment: dict[str, str] | None = None,
+        users: bool = False,
     ) -> None:
         self._folder = folder
-        self._arguments = json.dumps({"config": asdict(config), "tracking_url": tracking_url})
+        self._arguments = json.dumps({"config": asdict(config), "tracking_url": tracking_url, "users": users})
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         self.log_path = folder / "gateway.log"
@@ -103,8 +105,8 @@ class ArtifactGateway:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
 
-def build_app(config: ArtifactConfig, tracking_url: str) -> web.Application:
-    """The artifact routes and, for everything else, the relay to the MLflow server."""
+def build_app(config: ArtifactConfig, tracking_url: str, users: bool) -> web.Application:
+    """The artifact routes and, for everything else, the relay to the MLflow server, which may know ``users``."""
     app = web.Application()
 
     async def life(app: web.Application):  # type: ignore[no-untyped-def]
@@ -127,18 +129,21 @@ def build_app(config: ArtifactConfig, tracking_url: str) -> web.Application:
         relay=relay,
         hosts=HostRules(None),
         telemetry=ArtifactTelemetry(),
+        authorize=ArtifactVerdicts(get=upstream.get, post=upstream.post, relay=relay, ttl_s=30)
+        if users
+        else None,
     )
     app.router.add_route("*", "/{tail:.*}", relay)
     app.cleanup_ctx.append(life)
     return app
 
 
-async def _serve(config: ArtifactConfig, tracking_url: str) -> None:
+async def _serve(config: ArtifactConfig, tracking_url: str, users: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     runner = web.AppRunner(
-        build_app(config, tracking_url), access_log=None, auto_decompress=False, shutdown_timeout=2
+        build_app(config, tracking_url, users), access_log=None, auto_decompress=False, shutdown_timeout=2
     )
     await runner.setup()
     listener = socket.socket()
@@ -155,7 +160,7 @@ def main() -> None:
 
     logging.basicConfig(level=logging.INFO)
     arguments = json.loads(sys.argv[1])
-    uvloop.run(_serve(ArtifactConfig(**arguments["config"]), arguments["tracking_url"]))
+    uvloop.run(_serve(ArtifactConfig(**arguments["config"]), arguments["tracking_url"], arguments["users"]))
 
 
 async def eventually(condition, timeout_s: float = 15.0) -> None:  # type: ignore[no-untyped-def]
