@@ -26,6 +26,8 @@ _APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
 _HISTORIES = ("get-history", "get-history-bulk-interval")
 _BARRIER = "/api/1.0/runstream/internal/barrier"
 _BARRIER_RETRY_S = 0.1
+# The query service bounds its reads and answers in time by itself; this is for one that hangs.
+_READ_BEGINS_WITHIN_S = 90.0
 _BARRIER_GRACE_S = 0.5
 
 # Changes of one run, and changes that can touch many runs or rights.
@@ -105,7 +107,7 @@ class ReadRoutes:
     async def _ask_query(self, request: web.Request) -> web.StreamResponse:
         self._telemetry.request("history")
         try:
-            return await self._query.relay(request)
+            return await self._query.relay(request, begin_timeout_s=_READ_BEGINS_WITHIN_S)
         except UpstreamUnavailableError as error:
             self._telemetry.refused("query_away")
             return answers.refusal(error, self._retry_after_s)

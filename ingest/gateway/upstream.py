@@ -100,10 +100,11 @@ class Upstream:
         extra_headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         before_answer: Callable[[], None] | None = None,
+        begin_timeout_s: float | None = None,
     ) -> web.StreamResponse:
         """Pass a request on and stream the answer back; neither body is held in memory.
 
-        ``body`` is the request's body if it was read already.
+        ``body`` is the request's body if it was read already. The answer has to begin within ``begin_timeout_s``.
         ``before_answer`` is called when the server has answered and the caller has seen nothing of it yet.
         Raises ``UpstreamUnavailableError`` if the server did not begin to answer.
         """
@@ -114,14 +115,15 @@ class Upstream:
         if body is None and request.can_read_body:
             data = request.content
         try:
-            upstream = await self._session.request(
-                request.method,
-                url,
-                data=data,
-                headers=headers,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.connect),
-            )
+            async with asyncio.timeout(begin_timeout_s):
+                upstream = await self._session.request(
+                    request.method,
+                    url,
+                    data=data,
+                    headers=headers,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.connect),
+                )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UpstreamUnavailableError(f"the {self.name} server does not answer") from error
         try:
