@@ -41,13 +41,13 @@ async def serve(options: ServeOptions) -> None:
     """
     stop = stop_on_signals()
     data = DataDir(options.data_dir)
-    # Without sharing first: a port that somebody else shares would otherwise be taken silently.
-    listening_socket(options.host, options.port, reuse_port=False).close()
+    # Without sharing first: a port that another server shares would otherwise be taken silently, and the kernel
+    # itself would hand one out for port 0.
+    with listening_socket(options.host, options.port, reuse_port=False) as alone:
+        port = alone.getsockname()[1]
     data.claim()
     data.clear_run()
-    front = [listening_socket(options.host, options.port, reuse_port=True)]
-    port = front[0].getsockname()[1]
-    front += [listening_socket(options.host, port, reuse_port=True) for _ in range(options.workers - 1)]
+    front = [listening_socket(options.host, port, reuse_port=True) for _ in range(options.workers)]
     storage = listening_socket("127.0.0.1", 0, reuse_port=False)
     url = f"http://{_in_url(options.host)}:{port}"
     jobs = _jobs(options, data, front, storage, port)

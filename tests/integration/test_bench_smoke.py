@@ -176,6 +176,7 @@ def test_a_request_that_failed_may_or_may_not_be_stored(client: Client, tmp_path
         assert replace(verdict, stored_points=stored).nothing_lost is kept
 
 
+@pytest.mark.timeout(600)
 def test_the_whole_harness_runs_and_nothing_is_lost(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -187,7 +188,7 @@ def test_the_whole_harness_runs_and_nothing_is_lost(tmp_path: Path) -> None:
         "--out",
         str(tmp_path),
     ]
-    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=450, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     outcome = json.loads((tmp_path / "latest.json").read_text())
     results = {result["row"]: result for result in outcome["results"]}
