@@ -19,7 +19,7 @@ class StoreOptions:
     ``public_endpoint`` replaces an S3 endpoint's address in what clients get, if they see it under another one."""
 
     stall_s: float = 60.0
-    part_bytes: int = 8 << 20
+    part_bytes: int = 6 << 20
     parts_under_way: int = 2
     direct: bool = True
     public_endpoint: str | None = None

@@ -22,9 +22,9 @@ class ArtifactConfig:
     max_list_entries: int = 100_000
     transfer_memory_bytes: int = 384 << 20
     max_waiting: int = 1000
-    wait_s: float = 60.0
+    wait_s: float = 100.0
     stall_s: float = 60.0
-    part_bytes: int = 8 << 20
+    part_bytes: int = 6 << 20
     parts_under_way: int = 2
     direct: bool = True
     public_endpoint: str | None = None
