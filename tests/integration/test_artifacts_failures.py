@@ -226,6 +226,55 @@ async def test_a_reader_that_goes_away_is_let_go(site: Site, session: aiohttp.Cl
     await eventually(lambda: site.gateway.process.num_fds() <= descriptors + 3)
 
 
+async def test_slow_readers_hold_the_store_back(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+    config = ArtifactConfig(url=f"file://{tmp_path}/artifacts")
+    with ArtifactGateway(tmp_path, config) as gateway:
+        url = f"{gateway.url}{BASE}/1/slow/artifacts/f.bin"
+        async with session.put(url, data=io.BytesIO(os.urandom(60 * MB))) as answer:
+            assert answer.status == 200
+        before = gateway.process.memory_info().rss
+        async with contextlib.AsyncExitStack() as stack:
+            answers = []
+            for _ in range(8):
+                other = await stack.enter_async_context(aiohttp.ClientSession())
+                answers.append(await stack.enter_async_context(other.get(url)))
+            await asyncio.sleep(1)  # long enough for all of it to arrive, if nothing held it back
+            assert gateway.process.memory_info().rss - before < 80 * MB
+            assert {len(body) for body in await asyncio.gather(*(one.read() for one in answers))} == {60 * MB}
+
+
+async def test_a_slow_store_holds_the_client_back(tmp_path: Path, s3_server: s3.S3Server) -> None:
+    config = ArtifactConfig(url=f"s3://{s3_server.access.bucket}/slow", part_bytes=5 * MB)
+    with ArtifactGateway(tmp_path, config, environment=s3_server.access.environment()) as gateway:
+        site = Site(gateway, None, s3_server, "slow")
+        total = 200 * MB
+        reader, writer = await raw_put(site, "1/r/artifacts/f", total)
+        before = gateway.process.memory_info().rss
+        writer.write(os.urandom(10 * MB))
+        await writer.drain()
+        sent = 10 * MB
+        s3_server.pause()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(3):
+                    while True:
+                        writer.write(b"x" * MB)
+                        sent += MB
+                        await writer.drain()
+            # Parts under way, a part being filled, and what the two sockets hold.
+            assert sent < 60 * MB
+            assert gateway.process.memory_info().rss - before < 60 * MB
+        finally:
+            s3_server.resume()
+        while sent < total:
+            writer.write(b"x" * MB)
+            sent += MB
+            await writer.drain()
+        async with asyncio.timeout(30):
+            assert b" 200 " in await reader.readline()
+        writer.close()
+
+
 async def test_a_shutdown_leaves_nothing(
     tmp_path: Path, request: pytest.FixtureRequest, s3_server: s3.S3Server
 ) -> None:
