@@ -204,7 +204,8 @@ def test_writers_at_once_neither_deadlock_nor_lose(place: Place) -> None:
                 except MlflowException as error:
                     # MLflow looks for a row, then inserts it: another writer, MLflow's own too, may be first.
                     # Its server answers an error then, and its client asks again.
-                    assert isinstance(error.__cause__, IntegrityError), error
+                    if not isinstance(error.__cause__, IntegrityError):
+                        raise
             written[4] += [(runs[0], metric.key, metric.step, 1, 0.5) for metric in part]
 
     written: list[list[Row]] = [[] for _ in range(5)]
