@@ -125,6 +125,12 @@ def test_network_lets_the_roles_talk(objects: Objects) -> None:
     assert admits("gateway", "tracking")
     assert not admits("tracking", "writer")
     assert not admits("writer", "gateway")
+    prometheus = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"runstream/scrape": "true"}}}
+    for role in ("writer", "query"):
+        sources = [
+            source for rule in policies[f"runstream-{role}"]["spec"]["ingress"] for source in rule["from"]
+        ]
+        assert prometheus in sources
 
 
 def test_gateways_scale_on_cpu(production: Objects) -> None:

@@ -22,7 +22,7 @@ from ingest.gateway.upstream import UpstreamUnavailableError
 from ingest.queue.local import LocalLogConsumer
 from ingest.writer.pipeline import Writer
 from query.service import QueryConfig, create_app
-from runstream.watching import watch_app
+from runstream.watching import add_watch_routes, watch_app
 from runstream.writer_metrics import WriterMetrics
 from schemas.errors import MlflowError, QueueFullError, QueueUnavailableError
 from support.deploy import DEPLOY, ROOT, compose, compose_containers, kustomize, named
@@ -145,6 +145,7 @@ def test_jobs_are_scraped_where_the_roles_listen() -> None:
             assert (source["names"], source["port"]) == ([container.role], container.port)
     assert {name for name in jobs if name.startswith("runstream-")} == {
         "runstream-gateway",
+        "runstream-query",
         "runstream-writer",
     }
     for item in named(kustomize("base"), "Deployment").values():
@@ -161,7 +162,8 @@ def test_roles_answer_where_they_are_probed_and_scraped() -> None:
         return {resource.canonical for resource in app.router.resources()}
 
     query = create_app(cast(Any, None), cast(Any, None), QueryConfig(internal_token="secret"))
-    assert {"/health"} <= paths(query)
+    add_watch_routes(query, lambda: b"", {})
+    assert {"/health", "/ready", "/metrics"} <= paths(query)
     assert {"/health", "/ready", "/metrics"} <= paths(watch_app(lambda: b"", {}))
     gateway = web.Application()
     HealthRoutes(cast(Any, None), lambda: b"").add_to(gateway)
