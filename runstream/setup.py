@@ -19,14 +19,11 @@ def prepare(settings: StorageSettings, *, dry_run: bool) -> Iterator[str]:
 
     Raises ``ConfigError`` when something is there and is not what the settings say.
     """
-    would = "would " if dry_run else ""
     if not is_local(settings):
         from ingest.queue.kafka import ensure_topics
 
-        done = asyncio.run(ensure_topics(kafka_settings(settings), dry_run=dry_run))
-        yield from (f"kafka: {would}{line}" for line in done)
-        if not done:
-            yield "kafka: topics are as they should be"
+        for line in asyncio.run(ensure_topics(kafka_settings(settings), dry_run=dry_run)):
+            yield f"kafka: {line}"
     flavour = Flavour(cluster=settings.clickhouse_cluster) if settings.clickhouse_cluster else Flavour()
     url = settings.clickhouse.get_secret_value()
     try:
@@ -39,7 +36,8 @@ def prepare(settings: StorageSettings, *, dry_run: bool) -> Iterator[str]:
             database.close()
     except DatabaseError as error:
         raise ConfigError(f"ClickHouse: {error}") from error
-    yield from (f"clickhouse: {would}apply {entry.number:04d} {entry.name}" for entry in applied)
+    for entry in applied:
+        yield f"clickhouse: {'would apply' if dry_run else 'applied'} {entry.number:04d} {entry.name}"
     if not applied:
         yield "clickhouse: every migration is applied"
     yield from _metadata(settings, dry_run=dry_run)
@@ -64,7 +62,7 @@ def report(settings: StorageSettings) -> Iterator[str]:
 def _metadata(settings: StorageSettings, *, dry_run: bool) -> Iterator[str]:
     """MLflow's own tables, by MLflow's own migrations."""
     if dry_run:
-        yield "metadata: would bring MLflow's tables to this MLflow's version"
+        yield "metadata: would bring MLflow's tables to this MLflow's version, where they are not"
         return
     from runstream.tracking import prepare_metadata
 

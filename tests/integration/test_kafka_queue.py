@@ -44,9 +44,9 @@ async def list_topics(settings: KafkaSettings) -> list[str]:
 
 async def test_topics_are_created_then_checked(kafka: Open) -> None:
     settings = kafka().settings
-    assert [line.split(": ")[1] for line in await ensure_topics(settings, dry_run=True)] == [
-        "to be created with 3 partitions",
-        "to be created with 1 partitions",
+    assert await ensure_topics(settings, dry_run=True) == [
+        f"topic {settings.topic} is missing; would create it with 3 partitions",
+        f"topic {settings.dead_letter_topic} is missing; would create it with 1 partition",
     ]
     assert settings.topic not in await list_topics(settings)
     await ensure_topics(settings)

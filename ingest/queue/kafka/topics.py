@@ -71,12 +71,12 @@ async def ensure_topics(settings: KafkaSettings, *, dry_run: bool = False) -> li
             for topic in wanted_topics(settings):
                 if topic.name in present:
                     await _check(client, topic)
-                    done.append(f"topic {topic.name}: as configured")
+                    done.append(f"topic {topic.name} is there, as configured")
                 elif dry_run:
-                    done.append(f"topic {topic.name}: to be created with {topic.partitions} partitions")
+                    done.append(f"topic {topic.name} is missing; would create it with {_partitions(topic)}")
                 else:
                     await _create(client, topic)
-                    done.append(f"topic {topic.name}: created with {topic.partitions} partitions")
+                    done.append(f"created topic {topic.name} with {_partitions(topic)}")
             return done
     except (KafkaError, TimeoutError) as error:
         servers = ", ".join(settings.servers)
@@ -85,6 +85,10 @@ async def ensure_topics(settings: KafkaSettings, *, dry_run: bool = False) -> li
         ) from error
     finally:
         await client.close()
+
+
+def _partitions(topic: Topic) -> str:
+    return "1 partition" if topic.partitions == 1 else f"{topic.partitions} partitions"
 
 
 async def _create(client: AIOKafkaAdminClient, topic: Topic) -> None:
