@@ -27,6 +27,8 @@ from schemas.errors import ConfigError
 from schemas.migrations import Flavour
 
 _READ_DRAIN_S = 5.0
+# What a statement that nobody can end gets beyond the writer's deadline.
+_LEAVE_S = 3.0
 
 
 def run_storage(settings: StorageSettings) -> None:
@@ -45,7 +47,7 @@ async def _storage(settings: StorageSettings) -> None:
         hub = Hub()
         writer = Writer(TappedConsumer(consumer, hub), database, latest, _writer_config(settings))
         app = create_app(database, LocalBarrier(consumer, writer), config, hub)
-        async with _writing(writer, stop, settings.drain_timeout_s):
+        async with writing(writer, stop, settings.drain_timeout_s):
             await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
 
 
@@ -66,7 +68,7 @@ async def _writer(settings: StorageSettings) -> None:
             exposer(), {"clickhouse": database.ping, "queue": lambda: writer.stats.failure is None}
         )
         # Other members take the partitions over: leave with what is in memory applied, the rest stays queued.
-        async with _writing(writer, stop, settings.drain_timeout_s, drain=False):
+        async with writing(writer, stop, settings.drain_timeout_s, drain=False):
             await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
 
 
@@ -140,18 +142,22 @@ async def _opened(
 
 
 @asynccontextmanager
-async def _writing(
+async def writing(
     writer: Writer, stop: asyncio.Event, drain_s: float, *, drain: bool = True
 ) -> AsyncIterator[None]:
-    """Run a writer beside the block; it drains when the block ends, and ``stop`` is set if it fails."""
+    """Run a writer beside the block; it drains when the block ends, and ``stop`` is set if it fails.
+
+    Takes ``drain_s`` and a little more: a statement that is still under way in its thread then, and would keep the
+    process for as long as ClickHouse likes, ends with the process.
+    """
     watching = asyncio.create_task(WriterMetrics(writer).watch())
     running = asyncio.create_task(writer.run())
     running.add_done_callback(lambda _: stop.set())
     try:
         yield
     finally:
-        if not running.done():
-            await writer.stop(drain_s, drain=drain)
+        if not running.done() and not await writer.stop(drain_s, drain=drain):
+            common.end_within(_LEAVE_S)
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await running

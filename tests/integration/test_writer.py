@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import random
 import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -28,6 +30,7 @@ from support.chdb_http import ChdbServer, Fault, chdb_server
 from support.memory_queue import MemoryConsumer, MemoryQueue
 from support.points import Row, record
 
+ROOT = Path(__file__).parents[2]
 _numbers = itertools.count()
 
 # Nothing in these tests happens by the clock but what a test waits for.
@@ -46,6 +49,7 @@ class Place:
     """A ClickHouse database, a metadata database with MLflow's two tables, and a queue, all empty."""
 
     server: ChdbServer
+    url: str
     database: Database
     metadata: Path
     queue: MemoryQueue = field(default_factory=MemoryQueue)
@@ -111,7 +115,7 @@ def place(server: ChdbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             "INSERT INTO runs VALUES ('r0'), ('r1')"
         )
     connection.close()
-    yield Place(server, database, metadata)
+    yield Place(server, url, database, metadata)
     server.faults()
     database.close()
 
@@ -429,6 +433,48 @@ async def test_stop_keeps_its_deadline_and_the_next_writer_goes_on(place: Place)
     async with place.writer() as writer:
         assert await writer.flush_until(place.queue.ends(), 30)
     assert place.stored() == sorted(place.rows)
+
+
+STOPPING = """
+import asyncio, sys
+from ingest.queue.protocol import Message
+from ingest.writer.latest import open_latest
+from ingest.writer.pipeline import Writer, WriterConfig
+from runstream.clickhouse import connect
+from runstream.roles.storage import writing
+from runstream.webserver import stop_on_signals
+from support.memory_queue import MemoryConsumer, MemoryQueue
+
+async def main(url, metadata, payload):
+    stop, queue = stop_on_signals(), MemoryQueue()
+    queue.append(0, bytes.fromhex(payload))
+    writer = Writer(
+        MemoryConsumer(queue), connect(url), open_latest(metadata), WriterConfig(linger_s=0.01, max_linger_s=0.01)
+    )
+    async with writing(writer, stop, 0.5, drain=False):
+        await stop.wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_process_does_not_wait_for_a_statement_that_hangs(place: Place) -> None:
+    place.server.faults(Fault("none", "INSERT INTO metrics", delay_s=60))
+    before = len(place.server.statements())
+    payload = record([("r0", "k", 1, 7, 0.5)], created_at_ms=7).hex()
+    command = [sys.executable, "-c", STOPPING, place.url, f"sqlite:///{place.metadata}", payload]
+    paths = os.pathsep.join(str(folder) for folder in (ROOT, ROOT / "tests"))
+    process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "PYTHONPATH": paths})
+    try:
+        await until(
+            lambda: any("INSERT INTO metrics" in one["sql"] for one in place.server.statements()[before:])
+        )
+        process.terminate()
+        async with asyncio.timeout(20):
+            assert await process.wait() == 0
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
 
 
 async def test_replays_change_nothing_for_readers(place: Place) -> None:
