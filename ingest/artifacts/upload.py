@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ _log = logging.getLogger(__name__)
 BLOCK_BYTES = 1 << 20
 # S3 and Google take 10,000 parts at most.
 _MAX_PARTS = 10_000
+# S3's smallest part, the last one excepted.
+_LEAST_PART_BYTES = 5 << 20
 _SETTLE_S = 30.0
 _QUIET_S = 0.1
 
@@ -82,13 +85,21 @@ class Uploader:
     """Uploads into one obstore store; ``close`` waits for those that are being aborted."""
 
     def __init__(
-        self, store: Any, *, part_bytes: int, unknown_part_bytes: int, parts_under_way: int, stall_s: float
+        self,
+        store: Any,
+        *,
+        part_bytes: int,
+        unknown_part_bytes: int,
+        parts_under_way: int,
+        stall_s: float,
+        spread: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
         self._part_bytes = part_bytes
         self._unknown_part_bytes = unknown_part_bytes
         self._parts_under_way = parts_under_way
         self._stall_s = stall_s
+        self._spread = spread
         self._settling: set[asyncio.Task[None]] = set()
 
     def memory(self, size: int | None) -> int:
@@ -152,7 +163,7 @@ class Uploader:
             pipe,
             attributes=_given(attributes),
             use_multipart=True,
-            chunk_size=self._part(size),
+            chunk_size=own_part(self._part(size), size, self._spread()),
             max_concurrency=self._parts_under_way,
         )
 
@@ -161,10 +172,10 @@ class Uploader:
         return size is not None and size <= self._part(size)
 
     def _part(self, size: int | None) -> int:
+        """The most bytes that a part of an upload of this length has."""
         if size is None:
             return self._unknown_part_bytes
-        least = -(-size // (_MAX_PARTS - 1))
-        return max(self._part_bytes, -(-least // BLOCK_BYTES) * BLOCK_BYTES)
+        return max(self._part_bytes, -(-_least_part(size) // BLOCK_BYTES) * BLOCK_BYTES)
 
     async def _settle(self, task: asyncio.Future[None], clean: Clean | None, *, whole: bool) -> None:
         """Bring a failed upload to its end."""
@@ -183,6 +194,20 @@ class Uploader:
         # obstore's threads give back the memory of the last blocks just now, for which they need the interpreter's
         # lock. A thread that still waits for it when the interpreter ends aborts the process.
         await asyncio.sleep(_QUIET_S)
+
+
+def own_part(most: int, size: int | None, fraction: float) -> int:
+    """A part size for one upload of ``size`` bytes: at most ``most``, and up to a sixth less, by ``fraction`` (0 to 1).
+
+    Uploads that begin together would otherwise all hand in their parts at the same moments, again and again.
+    """
+    least = max(_LEAST_PART_BYTES, most - most // 6, _least_part(size))
+    return most - int(fraction * max(0, most - least))
+
+
+def _least_part(size: int | None) -> int:
+    """What a part must hold for the store's number of parts to suffice."""
+    return 0 if size is None else -(-size // (_MAX_PARTS - 1))
 
 
 async def joined(blocks: AsyncIterable[bytes], size: int) -> AsyncIterator[bytes]:

@@ -26,6 +26,7 @@ from ingest.artifacts.failures import scrub, translate
 from ingest.artifacts.protocol import Entry, StoreOptions
 from ingest.artifacts.s3_parts import S3Credentials, S3Parts, S3Place
 from ingest.artifacts.store import open_store
+from ingest.artifacts.upload import own_part
 from ingest.gateway import artifact_answers as answers
 from ingest.gateway.artifact_budget import TransferBudget
 from ingest.gateway.artifact_limits import FileCounts, owner_of
@@ -357,3 +358,23 @@ def test_secrets_do_not_reach_the_log(
     assert "403" not in str(error)
     assert "abcdef" not in caplog.text
     assert "wJalr" not in caplog.text
+
+
+@given(
+    st.integers(5 << 20, 1 << 30),
+    st.one_of(st.none(), st.integers(1, 5 << 40)),
+    st.floats(0, 1),
+)
+def test_parts_differ_between_uploads_within_the_stores_bounds(
+    part: int, size: int | None, fraction: float
+) -> None:
+    most = part if size is None else max(part, -(-size // 9_999))
+    own = own_part(most, size, fraction)
+    assert max(5 << 20, most * 5 // 6) <= own <= most
+    if size is not None:
+        assert -(-size // own) < 10_000
+    assert own_part(most, None, 0) == most
+
+
+def test_uploads_that_begin_together_part_ways() -> None:
+    assert len({own_part(6 << 20, 1 << 30, fraction / 10) for fraction in range(10)}) == 10
