@@ -19,6 +19,7 @@ from query.live_routes import LiveRoutes
 from query.metrics_api import MetricsRoutes
 from query.mlflow_rest import MlflowRoutes
 from query.openapi import document
+from query.page_routes import PageRoutes
 from query.polled_feed import PolledFeed
 from query.sql_route import SqlRoute
 from query.wire import API
@@ -110,6 +111,7 @@ def create_app(
 
     app.router.add_get(f"{API}/openapi.json", openapi)
     LiveRoutes(live).add_to(app)
+    PageRoutes(config.static_prefix).add_to(app)
     return app
 
 
