@@ -161,7 +161,7 @@ class Hub:
             rows = np.flatnonzero(points.run_codes == code)
             if not len(rows):
                 continue
-            names = points.keys
+            names = list(points.keys)
             self._sequence += 1
             event = Event(
                 self._sequence,

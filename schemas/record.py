@@ -24,8 +24,10 @@ Golden examples of every version live in ``tests/unit/schemas/golden``.
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import TypeVar
 
 import lz4.block
@@ -33,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import BadRecordError
+from schemas.names import Names
 
 VERSION = 1
 HEADER = struct.Struct("<BBHIIIIIq")
@@ -56,11 +59,11 @@ class PointColumns:
     """Points as columns; ``runs[run_codes[i]]`` and ``keys[key_codes[i]]`` name point ``i``.
 
     All arrays have the shape ``(P,)``. ``steps`` and ``timestamps`` (Unix, milliseconds) are int64, ``values``
-    float64 bit for bit as the client sent them, codes uint32.
+    float64 bit for bit as the client sent them, codes uint32. Names that come from a record are ``Names``.
     """
 
-    runs: list[str]
-    keys: list[str]
+    runs: Sequence[str]
+    keys: Sequence[str]
     run_codes: NDArray[np.uint32]
     key_codes: NDArray[np.uint32]
     steps: NDArray[np.int64]
@@ -96,7 +99,8 @@ class RecordBuilder:
     def __init__(self, created_at_ms: int) -> None:
         self._created_at_ms = created_at_ms
         self._runs: dict[str, int] = {}
-        self._keys: dict[str, int] = {}
+        # A key seen first gets the next code, without a line of Python.
+        self._keys: defaultdict[str, int] = defaultdict(count().__next__)
         self._segment_runs: list[int] = []
         self._segment_lengths: list[int] = []
         self._key_codes: list[bytes] = []
@@ -118,36 +122,31 @@ class RecordBuilder:
 
         Raises ``struct.error`` if a number does not fit; nothing is added then.
         """
-        count = len(keys)
-        packed_steps = struct.pack(f"<{count}q", *steps)
-        packed_timestamps = struct.pack(f"<{count}q", *timestamps)
-        packed_values = struct.pack(f"<{count}d", *values)
+        size = len(keys)
+        packed_steps = struct.pack(f"<{size}q", *steps)
+        packed_timestamps = struct.pack(f"<{size}q", *timestamps)
+        packed_values = struct.pack(f"<{size}d", *values)
         codes = self._keys
-        try:
-            packed_codes = struct.pack(f"<{count}I", *[codes[key] for key in keys])
-        except KeyError:
-            for key in keys:
-                if key not in codes:
-                    codes[key] = len(codes)
-                    self.approximate_bytes += len(key) + 4
-            packed_codes = struct.pack(f"<{count}I", *[codes[key] for key in keys])
+        known = len(codes)
+        packed_codes = struct.pack(f"<{size}I", *[codes[key] for key in keys])
+        if new := len(codes) - known:
+            self.approximate_bytes += 4 * new + sum(map(len, islice(reversed(codes), new)))
         run_code = self._runs.get(run_id)
         if run_code is None:
             run_code = self._runs[run_id] = len(self._runs)
             self.approximate_bytes += len(run_id) + 4
         self._segment_runs.append(run_code)
-        self._segment_lengths.append(count)
+        self._segment_lengths.append(size)
         self._steps.append(packed_steps)
         self._timestamps.append(packed_timestamps)
         self._values.append(packed_values)
         self._key_codes.append(packed_codes)
-        self.points += count
-        self.approximate_bytes += count * _POINT_BYTES + 8
+        self.points += size
+        self.approximate_bytes += size * _POINT_BYTES + 8
 
     def build(self, *, codec: int = CODEC_LZ4) -> bytes:
         """The record, ready for the queue."""
-        runs = [name.encode() for name in self._runs]
-        keys = [name.encode() for name in self._keys]
+        runs, keys = Names.of(self._runs), Names.of(self._keys)
         segments = len(self._segment_runs)
         body = b"".join(
             [
@@ -157,10 +156,10 @@ class RecordBuilder:
                 *self._key_codes,
                 struct.pack(f"<{segments}I", *self._segment_runs),
                 struct.pack(f"<{segments}I", *self._segment_lengths),
-                struct.pack(f"<{len(runs)}I", *map(len, runs)),
-                struct.pack(f"<{len(keys)}I", *map(len, keys)),
-                *runs,
-                *keys,
+                runs.lengths.astype("<u4", copy=False).data,
+                keys.lengths.astype("<u4", copy=False).data,
+                runs.raw,
+                keys.raw,
             ]
         )
         header = HEADER.pack(
@@ -259,15 +258,13 @@ class _Reader:
         self._at += size
         return column
 
-    def names(self, lengths: NDArray[np.uint32]) -> list[str]:
-        names = []
-        for length in lengths.tolist():
-            if length > self.left():
-                raise BadRecordError("record body is too short for its names")
-            raw = self._body[self._at : self._at + length]
-            try:
-                names.append(raw.decode())
-            except UnicodeDecodeError as error:
-                raise BadRecordError("a name is not UTF-8") from error
-            self._at += length
-        return names
+    def names(self, lengths: NDArray[np.uint32]) -> Names:
+        size = int(lengths.sum(dtype=np.uint64))
+        if size > self.left():
+            raise BadRecordError("record body is too short for its names")
+        raw = self._body[self._at : self._at + size]
+        self._at += size
+        try:
+            return Names.decode(raw, lengths)
+        except ValueError as error:
+            raise BadRecordError("a name is not UTF-8") from error

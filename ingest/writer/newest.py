@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.limits import MAX_DOUBLE, MAX_KEY_LENGTH
+from schemas.names import Names
 from schemas.record import PointColumns
 
 # Up to this many possible series per point, one array slot for each is cheaper than sorting the points.
@@ -47,10 +48,9 @@ def newest(points: PointColumns) -> PointColumns:
     np.maximum.at(top, series, points.steps)
     # Most points are behind their series' last step: only the others need a real comparison.
     rows = np.flatnonzero(points.steps == top[series])
-    order = np.lexsort((-rows, _stored(points.values[rows])[0], points.timestamps[rows], series[rows]))
-    ordered = series[rows][order]
-    last_of_series = np.append(ordered[1:] != ordered[:-1], True)
-    rows = np.sort(rows[order[last_of_series]])
+    contested = np.bincount(series[rows])[series[rows]] > 1
+    if contested.any():
+        rows = np.sort(np.append(rows[~contested], _largest(points, series, rows[contested])))
     return PointColumns(
         runs=points.runs,
         keys=points.keys,
@@ -63,16 +63,26 @@ def newest(points: PointColumns) -> PointColumns:
     )
 
 
+def _largest(
+    points: PointColumns, series: NDArray[np.int64], rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Of rows that share their series' last step, the one for each series."""
+    order = np.lexsort((-rows, _stored(points.values[rows])[0], points.timestamps[rows], series[rows]))
+    ordered = series[rows][order]
+    largest: NDArray[np.int64] = rows[order[np.append(ordered[1:] != ordered[:-1], True)]]
+    return largest
+
+
 def latest_rows(points: PointColumns) -> LatestRows:
     """The rows for ``points``, which hold one point per series; series whose key does not fit are left out."""
-    key_ranks, run_ranks = _ranks(points.keys), _ranks(points.runs)
-    rows = np.lexsort((run_ranks[points.run_codes], key_ranks[points.key_codes]))
-    fits = np.array([len(key) <= MAX_KEY_LENGTH and "\0" not in key for key in points.keys], bool)
+    runs, keys = Names.of(points.runs), Names.of(points.keys)
+    rows = np.argsort(keys.ranks()[points.key_codes] * len(runs) + runs.ranks()[points.run_codes])
+    fits = (keys.characters() <= MAX_KEY_LENGTH) & ~keys.containing("\0")
     rows = rows[fits[points.key_codes[rows]]]
     values, is_nan = _stored(points.values[rows])
     return LatestRows(
-        runs=[points.runs[code] for code in points.run_codes[rows].tolist()],
-        keys=[points.keys[code] for code in points.key_codes[rows].tolist()],
+        runs=list(map(list(runs).__getitem__, points.run_codes[rows].tolist())),
+        keys=keys.pick(points.key_codes[rows]),
         steps=points.steps[rows].tolist(),
         timestamps=points.timestamps[rows].tolist(),
         values=values.tolist(),
@@ -92,10 +102,3 @@ def _series(points: PointColumns) -> NDArray[np.int64]:
     if len(points.runs) * len(points.keys) <= max(_DENSE_SLOTS, _DENSE_SLOTS_PER_POINT * len(points)):
         return series
     return np.asarray(np.unique(series, return_inverse=True)[1], np.int64)
-
-
-def _ranks(names: list[str]) -> NDArray[np.int64]:
-    """Each name's place in code point order, which is the order of Python, SQLite and COLLATE "C"."""
-    ranks = np.empty(len(names), np.int64)
-    ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
-    return ranks

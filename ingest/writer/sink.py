@@ -22,6 +22,7 @@ from ingest.writer.retry import Retry
 from ingest.writer.stats import Flush, WriterStats
 from schemas.database import Database, DatabaseError
 from schemas.migrations import METRICS_COLUMNS, METRICS_TABLE
+from schemas.names import Names
 from schemas.record import PointColumns
 
 logger = logging.getLogger(__name__)
@@ -182,9 +183,8 @@ class Sink:
 
 
 def _memory(points: PointColumns) -> int:
-    """About how many bytes the points take: columns, and a string object per name."""
-    names = sum(map(len, points.keys)) + sum(map(len, points.runs))
-    return 32 * len(points) + names + 60 * (len(points.keys) + len(points.runs))
+    """About how many bytes the points take."""
+    return 32 * len(points) + Names.of(points.keys).size_bytes + Names.of(points.runs).size_bytes
 
 
 def deduplication_token(stream: str, messages: Sequence[Message], block: bytes) -> str:
