@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import requests
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 
 from ingest.gateway.artifact_config import ArtifactConfig
 from support import s3
@@ -107,3 +109,55 @@ def test_every_way_of_the_client(tmp_path: Path, stock: StockServer, s3_server: 
         assert any(key.startswith(place) and key.endswith("tree/big.bin") for key in keys)
     assert s3_server.unfinished_uploads() == []
     assert any((tmp_path / "artifacts").rglob("big.bin"))
+
+
+@pytest.fixture
+def parts_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables with which users make the client send parts and fetch from signed addresses."""
+    for name, value in {
+        "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "true",
+        "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "true",
+        "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": str(6 << 20),
+        "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": str(5 << 20),
+        "MLFLOW_MULTIPART_DOWNLOAD_CHUNK_SIZE": str(4 << 20),
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+def repository(gateway: ArtifactGateway) -> MlflowArtifactsRepository:
+    return MlflowArtifactsRepository("mlflow-artifacts:/0/parts/artifacts", tracking_uri=gateway.url)
+
+
+@pytest.mark.parametrize("kind", ["file", "s3"])
+def test_parts_when_asked_for(
+    kind: str, tmp_path: Path, s3_server: s3.S3Server, parts_asked_for: None
+) -> None:
+    """S3 takes the parts itself; a folder says that it takes none, and the client sends the file as a whole."""
+    url = f"s3://{s3_server.access.bucket}/parts" if kind == "s3" else f"file://{tmp_path}/artifacts"
+    data = os.urandom(12 << 20)
+    (tmp_path / "big.bin").write_bytes(data)
+    environment = s3_server.access.environment()
+    with ArtifactGateway(tmp_path / "gateway", ArtifactConfig(url=url), environment=environment) as gateway:
+        client = repository(gateway)
+        client.log_artifact(str(tmp_path / "big.bin"), "d")
+        (tmp_path / "got").mkdir()
+        got = client.download_artifacts("d/big.bin", str(tmp_path / "got"))
+        assert Path(got).read_bytes() == data
+        if kind == "s3":
+            assert s3_server.parts("parts/0/parts/artifacts/d/big.bin") == 3
+
+
+def test_the_client_aborts_what_it_cannot_send(
+    tmp_path: Path, s3_server: s3.S3Server, parts_asked_for: None
+) -> None:
+    nowhere = ArtifactConfig(
+        url=f"s3://{s3_server.access.bucket}/aborted", public_endpoint="http://127.0.0.1:9"
+    )
+    (tmp_path / "big.bin").write_bytes(bytes(12 << 20))
+    environment = s3_server.access.environment()
+    with ArtifactGateway(tmp_path / "gateway", nowhere, environment=environment) as gateway:
+        with pytest.raises(MlflowException, match="at least one part"):
+            repository(gateway).log_artifact(str(tmp_path / "big.bin"), "d")
+    assert s3_server.keys("aborted") == []
+    assert s3_server.unfinished_uploads() == []

@@ -120,6 +120,11 @@ class S3Server:
         )
         return [item["Key"] for page in pages for item in page.get("Contents", [])]
 
+    def parts(self, key: str) -> int:
+        """In how many parts an object was sent: 1 if as a whole."""
+        etag = self.access.client().head_object(Bucket=self._bucket, Key=key)["ETag"].strip('"')
+        return int(etag.partition("-")[2] or 1)
+
     def _start(self) -> None:
         ports = _free_ports(len(_PORT_FLAGS))
         self.access = S3Access(
