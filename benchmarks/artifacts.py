@@ -292,14 +292,16 @@ def _plot(rows: list[Row], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    phases = list(dict.fromkeys((row.store, row.phase) for row in rows))
-    figure = Figure(figsize=(5 * len(phases), 4), layout="constrained")
-    for axes, (store, phase) in zip(figure.subplots(1, len(phases), squeeze=False)[0], phases, strict=True):
-        for row in rows:
-            if (row.store, row.phase) == (store, phase):
-                seconds = [at * _SAMPLE_S for at in range(len(row.curve_mb))]
-                axes.plot(seconds, [mb - row.idle_mb for mb in row.curve_mb], label=row.server)
-        axes.set(title=f"{phase} ({store})", xlabel="seconds", ylabel="MB of memory above idle")
+    stores, phases = (
+        list(dict.fromkeys(names)) for names in zip(*((r.store, r.phase) for r in rows), strict=True)
+    )
+    figure = Figure(figsize=(4 * len(phases), 3 * len(stores)), layout="constrained")
+    places = figure.subplots(len(stores), len(phases), squeeze=False)
+    for row in rows:
+        axes = places[stores.index(row.store)][phases.index(row.phase)]
+        seconds = [at * _SAMPLE_S for at in range(len(row.curve_mb))]
+        axes.plot(seconds, [mb - row.idle_mb for mb in row.curve_mb], label=row.server)
+        axes.set(title=f"{row.phase} ({row.store})", xlabel="seconds", ylabel="MB of memory above idle")
         axes.legend()
     figure.savefig(path, dpi=100)
 
@@ -313,6 +315,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stores", default="file,s3", help="comma-separated, of file, s3 (SeaweedFS)")
     parser.add_argument("--servers", default="runstream,mlflow", help="comma-separated, of runstream, mlflow")
     parser.add_argument("--out", type=Path, default=_ROOT / "benchmarks" / "results")
+    parser.add_argument("--add", action="store_true", help="keep what --out has of other servers and stores")
     parser.add_argument("--work-dir", type=Path, help="folder for the servers' data; temporary if not given")
     arguments = parser.parse_args(argv)
     starters = {"runstream": runstream, "mlflow": stock}
@@ -331,11 +334,22 @@ def main(argv: list[str] | None = None) -> int:
                 shutil.rmtree(folder, ignore_errors=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     machine = {**machine_facts(), **asdict(calibrate())}
-    result = {"machine": machine, "rows": [asdict(row) for row in rows]}
-    (arguments.out / "artifacts.json").write_text(json.dumps(result, indent=1))
-    _plot(rows, arguments.out / "artifacts.png")
+    results = arguments.out / "artifacts.json"
+    kept = _earlier(results, rows) if arguments.add else []
+    result = {"machine": machine, "rows": [asdict(row) for row in kept + rows]}
+    results.write_text(json.dumps(result, indent=1))
+    _plot(kept + rows, arguments.out / "artifacts.png")
     print(f"results in {arguments.out}")
     return 0 if all(row.fine for row in rows) else 1
+
+
+def _earlier(results: Path, rows: list[Row]) -> list[Row]:
+    """The rows of an earlier run that these do not replace."""
+    if not results.exists():
+        return []
+    replaced = {(row.server, row.store) for row in rows}
+    found = [Row(**row) for row in json.loads(results.read_text())["rows"]]
+    return [row for row in found if (row.server, row.store) not in replaced]
 
 
 if __name__ == "__main__":
