@@ -235,17 +235,18 @@ export class Chart {
     const { x: axis, log, smooth: weight, from, to } = this._page.state;
     const counts = { nan: 0, "+inf": 0, "-inf": 0 };
     let hidden = 0;
+    const band = this._bandCurve(weight, log);
     const lines = [];
     for (const run of this._page.chosen) {
       const series = source.runs.get(run.id);
       if (!series?.steps.length) continue;
       const xs = axis === "step" ? series.steps.slice() : series.times.map((time) => this._place(axis, 0, time, run.start));
       const raw = drawable(xs, series.values, log);
-      for (const [, kind] of raw.marks) counts[kind]++;
+      for (const [x, kind] of raw.marks) if (from === null || (x >= from && x <= to)) counts[kind]++;
       hidden += raw.hidden;
       const y = smooth(raw.y, weight);
       const line = { id: run.id, slot: run.slot, colour: colour(run.slot), dash: dash(run.slot) };
-      lines.push({ ...line, x: raw.x, y, faint: weight > 0 ? raw.y : null, marks: raw.marks });
+      lines.push({ ...line, x: raw.x, y, faint: weight > 0 && !band ? raw.y : null, marks: raw.marks });
     }
     if (!lines.length) {
       this._plot.destroy();
@@ -256,7 +257,7 @@ export class Chart {
     }
     this._say("", "ready");
     const zoom = from === null ? null : [from, to];
-    this._plot.show(lines, this._bandCurve(weight, log), { axis, log, zoom, dark: dark.matches });
+    this._plot.show(lines, band, { axis, log, zoom, dark: dark.matches });
     this._note.textContent = notes(counts, hidden);
     this.figure.dataset.points = String(this.drawn);
     this.figure.dataset.detail = String(this._detail !== null);
@@ -272,18 +273,22 @@ export class Chart {
     return { x: rows.map((row) => row.step), middle: column("mean"), low: column(low), high: column(high) };
   }
 
-  /** What the lines are at `x`, the closest to the pointer first. */
+  /** What the lines are at `x`. */
   _read(x, left, top) {
     this._readout.hidden = x === null || !this._plot.lines.length;
     if (this._readout.hidden) return;
     const axis = this._page.state.x;
     const rows = [];
+    const [from, to] = this._plot.range;
+    const slack = (to - from) / 50;
     for (const line of this._plot.lines) {
+      // A run that had not begun there, or was over, has no value there.
+      if (x < line.x[0] - slack || x > line.x[line.x.length - 1] + slack) continue;
       const at = nearest(line.x, x);
       const run = this._page.chosen.find((each) => each.id === line.id);
-      if (at >= 0 && run) rows.push([run, line.y[at], line.faint?.[at], line.x[at], odd(line, at)]);
+      if (at >= 0 && run) rows.push([run, line.y[at], line.faint?.[at], odd(line, at)]);
     }
-    const items = rows.slice(0, READOUT_ROWS).map(([run, value, faint, , kind]) =>
+    const items = rows.slice(0, READOUT_ROWS).map(([run, value, faint, kind]) =>
       el(
         "div",
         { class: "row" },
@@ -295,10 +300,10 @@ export class Chart {
     );
     if (rows.length > READOUT_ROWS) items.push(el("div", { class: "more" }, `and ${rows.length - READOUT_ROWS} more`));
     this._readout.replaceChildren(el("div", { class: "at" }, format.place(x, axis)), ...this._bandRow(x), ...items);
-    const width = this._host.clientWidth;
-    const right = left > width / 2;
-    this._readout.style.left = right ? "auto" : `${left + 14}px`;
-    this._readout.style.right = right ? `${width - left + 14}px` : "auto";
+    // To the right of the cursor where the window has room for it, else to the left.
+    const room = document.documentElement.clientWidth - this._host.getBoundingClientRect().left - left - 24;
+    const width = this._readout.offsetWidth;
+    this._readout.style.left = `${room >= width ? left + 14 : left - 14 - width}px`;
     this._readout.style.top = `${Math.max(4, Math.min(top, 60))}px`;
   }
 
@@ -345,7 +350,7 @@ function notes(counts, hidden) {
   if (counts.nan) found.push(`× ${counts.nan} NaN`);
   if (counts["+inf"]) found.push(`▲ ${counts["+inf"]} +∞`);
   if (counts["-inf"]) found.push(`▼ ${counts["-inf"]} −∞`);
-  if (hidden) found.push(`${hidden} ≤ 0 not shown`);
+  if (hidden) found.push(`${hidden} ${hidden === 1 ? "value" : "values"} ≤ 0 not shown`);
   return found.join("  ");
 }
 

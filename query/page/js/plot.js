@@ -41,9 +41,10 @@ export class Plot {
       lines.map((line) => [line.id, line.slot, line.faint !== null]),
     ]);
     const data = [null];
-    if (band) data.push([band.x, band.high], [band.x, band.middle]);
+    if (band) data.push([band.x, band.high]);
     for (const line of lines) if (line.faint) data.push([line.x, line.faint]);
     for (const line of lines) data.push([line.x, line.y]);
+    if (band) data.push([band.x, band.middle]);
     if (shape === this._shape) this._plot.setData(data);
     else this._build(data, shape);
   }
@@ -113,7 +114,7 @@ export class Plot {
         },
         axes: [
           { ...common, scale: "x", size: 30, gap: 3, ...this._ticksX(axis) },
-          { ...common, scale: "y", size: 56, gap: 4, values: (_, splits) => splits.map(tick) },
+          { ...common, scale: "y", size: 56, gap: 4, values: (_, splits) => splits.map(tick), ...(log ? decades(lines) : {}) },
         ],
         series: [null, ...this._series(dark)],
         cursor: {
@@ -135,7 +136,7 @@ export class Plot {
   }
 
   _ticksX(axis) {
-    if (axis === "time") return { space: 70 };
+    if (axis === "time") return { space: 70, size: 42 };
     if (axis === "step") return { values: (_, splits) => splits.map(tick), space: 60 };
     return { values: (_, splits) => splits.map(duration), incrs: DURATIONS, space: 64 };
   }
@@ -147,11 +148,11 @@ export class Plot {
     ];
     const plain = { facets, spanGaps: false, pxAlign: 0 };
     const behind = this._band !== null;
+    const ink = dark ? "#e7eaee" : "#1c2430";
     const made = [];
     if (behind) {
-      const ink = dark ? "#4ba3e3" : "#0077bb";
-      made.push({ ...plain, stroke: ink, fill: `${ink}33`, width: 0, paths: (plot) => this._bandPath(plot), points: { show: false } });
-      made.push({ ...plain, stroke: ink, width: 2, colour: ink, points: this._dots() });
+      const area = { stroke: ink, fill: `${ink}2b`, width: 0, paths: (plot) => this._bandPath(plot) };
+      made.push({ ...plain, ...area, points: { show: false } });
     }
     const line = (of, width, alpha, extra) => ({
       ...plain,
@@ -159,18 +160,21 @@ export class Plot {
       ...extra,
     });
     for (const each of this.lines) {
-      if (each.faint) made.push(line(each, 1, behind ? 0.12 : 0.25, { points: { show: false } }));
+      if (each.faint) made.push(line(each, 1, behind ? 0 : 0.25, { points: { show: false } }));
     }
     for (const each of this.lines) {
-      made.push(line(each, 1.5, behind ? 0.3 : 1, { colour: behind ? undefined : each.colour, points: this._dots() }));
+      const alone = { colour: behind ? undefined : each.colour, points: this._dots(each.colour) };
+      made.push(line(each, behind ? 1 : 1.5, behind ? 0.2 : 1, alone));
     }
+    if (behind) made.push({ ...plain, stroke: ink, width: 2, colour: ink, points: this._dots(ink) });
     return made;
   }
 
-  _dots() {
+  _dots(fill) {
     return {
       show: () => false,
       size: 5,
+      fill,
       filter: (plot, index) => {
         const found = dots(plot.data[index][1], SHORT);
         return found.length ? found : null;
@@ -259,6 +263,13 @@ export class Plot {
     this.marksDrawn = seen.size;
   }
 }
+
+/** A logarithmic axis' lines: only where its labels are. */
+function decades(lines) {
+  return { grid: { ...lines, filter: (_, splits) => splits.map((value) => (isDecade(value) ? value : null)) }, ticks: { show: false } };
+}
+
+const isDecade = (value) => Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-6;
 
 /** The position closest to `at` that has a value; -1 if none nearby has. */
 function nearestShown(x, y, at) {
