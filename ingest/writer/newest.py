@@ -63,9 +63,7 @@ def newest(points: PointColumns) -> PointColumns:
     )
 
 
-def _largest(
-    points: PointColumns, series: NDArray[np.int64], rows: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _largest(points: PointColumns, series: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Of rows that share their series' last step, the one for each series."""
     order = np.lexsort((-rows, _stored(points.values[rows])[0], points.timestamps[rows], series[rows]))
     ordered = series[rows][order]

@@ -38,8 +38,8 @@ class WriterConfig:
     A block is inserted at ``max_rows`` or ``max_bytes`` (of points in memory), when somebody waits for it
     (``flush_until``, or a flush marker in the queue), and else after ``linger_s``, or ``max_linger_s``
     while a tenth of ``max_rows`` or more came in meanwhile. At most two blocks are held. Newest values are
-    written with a pause of ``latest_pause`` times what the last write took, unless somebody waits or they
-    take more than about ``max_latest_bytes``; with very many series that saves most of the work.
+    written beside the inserts, with a pause of ``latest_pause`` times what the last write took, unless somebody
+    waits or they take more than about ``max_latest_bytes``; with very many series that saves most of the work.
     """
 
     max_rows: int = 300_000
@@ -98,6 +98,9 @@ class Writer:
         self._polled: dict[int, int] = {}
         self._unsettled: dict[int, int] = {}
         self._unsettled_oldest_ms: int | None = None
+        self._settling: dict[int, int] = {}
+        self._settling_oldest_ms: int | None = None
+        self._settle_task: asyncio.Task[None] | None = None
         self._applied: dict[int, int] = {}
         self._settle_after = 0.0
         self._flush_asked = False
@@ -125,9 +128,11 @@ class Writer:
             poller.add_done_callback(lambda _: self._wake.set())
             await self._write(poller)
         finally:
-            if poller is not None:
-                poller.cancel()
-                await asyncio.wait([poller])
+            tasks = [task for task in (poller, self._settle_task) if task is not None]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
             for waiter in self._waiters:
                 if not waiter.applied.done():
                     waiter.applied.set_result(False)
@@ -181,7 +186,7 @@ class Writer:
 
     def lag_s(self) -> float:
         """Age of the oldest polled point that is not applied yet; 0 when there is none."""
-        ages = [self._batch.oldest_ms, self._unsettled_oldest_ms]
+        ages = [self._batch.oldest_ms, self._unsettled_oldest_ms, self._settling_oldest_ms]
         if self._in_flight is not None:
             ages.append(self._in_flight.oldest_ms)
         known = [age for age in ages if age is not None]
@@ -216,9 +221,12 @@ class Writer:
             if not waiter.applied.done() and _reached(self._applied, waiter.offsets):
                 waiter.applied.set_result(True)
 
-    def _wanted(self, positions: Mapping[int, int]) -> bool:
-        """Whether applying up to ``positions`` would release somebody."""
-        return any(_reached(positions, waiter.offsets) for waiter in self._waiters)
+    def _wanted(self, positions: Mapping[int, int], beyond: Mapping[int, int] | None = None) -> bool:
+        """Whether applying up to ``positions`` would release somebody, who is not there with ``beyond`` alone."""
+        return any(
+            _reached(positions, waiter.offsets) and (beyond is None or not _reached(beyond, waiter.offsets))
+            for waiter in self._waiters
+        )
 
     # Polling
 
@@ -256,17 +264,20 @@ class Writer:
             self._wake.clear()
             if poller.done():
                 poller.result()
+            if self._settle_task is not None and self._settle_task.done():
+                self._settle_task.result()
+                self._settle_task = None
             now = self._monotonic()
             # First what is owed: under full load there is always another batch to write.
             settle_in = self._settle_in(now)
             if settle_in <= 0:
-                await self._settle()
+                self._begin_settling()
                 continue
             due_in = self._due_in(now)
             if due_in <= 0:
                 await self._apply()
                 continue
-            if self._stopping:
+            if self._stopping and self._settle_task is None:
                 return
             try:
                 async with asyncio.timeout(min(due_in, settle_in, 60.0)):
@@ -279,12 +290,15 @@ class Writer:
         batch, config = self._batch, self.config
         if not batch or batch.started_at is None:
             return float("inf")
+        if self._settle_task is not None and (self._sink.crowded() or self.stats.failure is not None):
+            # No room for more newest values, or no database to take them: wait for it, with what is queued.
+            return float("inf")
         if (
             batch.rows >= config.max_rows
             or batch.size_bytes >= config.max_bytes
             or batch.flush
             or self._stopping
-            or self._wanted(self._polled)
+            or self._wanted(self._polled, beyond=self._applied | self._settling | self._unsettled)
         ):
             return 0
         busy = batch.rows * 10 >= config.max_rows
@@ -292,7 +306,7 @@ class Writer:
 
     def _settle_in(self, now: float) -> float:
         """Seconds until newest values should be written and offsets committed."""
-        if not self._unsettled:
+        if not self._unsettled or self._settle_task is not None:
             return float("inf")
         if self._stopping or self._flush_asked or self._sink.crowded():
             return 0
@@ -312,13 +326,20 @@ class Writer:
             oldest = self._unsettled_oldest_ms
             self._unsettled_oldest_ms = batch.oldest_ms if oldest is None else min(oldest, batch.oldest_ms)
 
-    async def _settle(self) -> None:
-        took = await self._sink.settle()
-        offsets = self._unsettled
-        await self._retry("commit", lambda: self._consumer.commit(offsets))
-        self._unsettled = {}
+    def _begin_settling(self) -> None:
+        """Have everything applied so far settled, beside the next inserts."""
+        self._settling, self._unsettled = self._unsettled, {}
+        self._settling_oldest_ms, self._unsettled_oldest_ms = self._unsettled_oldest_ms, None
         self._flush_asked = False
-        self._unsettled_oldest_ms = None
+        self._settle_task = asyncio.create_task(self._settle(self._settling), name="writer-settle")
+        self._settle_task.add_done_callback(lambda _: self._wake.set())
+
+    async def _settle(self, offsets: dict[int, int]) -> None:
+        # Partitions that are revoked meanwhile disappear from ``offsets``.
+        took = await self._sink.settle()
+        await self._retry("commit", lambda: self._consumer.commit(offsets))
+        self._settling = {}
+        self._settling_oldest_ms = None
         self._applied |= offsets
         self._settle_after = self._monotonic() + took * self.config.latest_pause
         self._notify()
@@ -330,14 +351,14 @@ class Writer:
         for partition in partitions:
             self._revocations[partition] = self._revocations.get(partition, 0) + 1
         self._batch = self._batch.without(partitions)
-        under_way = dict(self._unsettled)
+        under_way = self._settling | self._unsettled
         if self._in_flight is not None:
             under_way |= self._in_flight.next_offsets
         mine = {partition: under_way[partition] for partition in partitions if partition in under_way}
         if mine and not await self.flush_until(mine, self.config.revoke_timeout_s):
             logger.warning("partitions %s were revoked before their points were applied", sorted(mine))
         for partition in partitions:
-            for positions in (self._polled, self._unsettled, self._applied):
+            for positions in (self._polled, self._unsettled, self._settling, self._applied):
                 positions.pop(partition, None)
             if self._in_flight is not None:
                 self._in_flight.next_offsets.pop(partition, None)

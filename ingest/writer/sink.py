@@ -36,10 +36,11 @@ def _no_points() -> PointColumns:
 
 
 class Sink:
-    """Writes batches, one at a time; blocking work runs in one thread of its own.
+    """Writes batches, one at a time; blocking work runs in two threads of its own.
 
     ``apply`` makes a batch's points readable in ClickHouse; ``settle`` writes the newest values of everything
-    applied since the last one. Offsets may be committed only after ``settle``. Everything may be repeated.
+    applied before it began. Offsets of those may be committed only after ``settle``. Everything may be
+    repeated. One ``apply`` and one ``settle`` may be under way at a time.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class Sink:
         self._retry = retry
         self._stream = stream
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="runstream-writer")
+        # Newest values have a thread of their own: upserts of many series take as long as the inserts.
+        self._latest_thread = ThreadPoolExecutor(1, thread_name_prefix="runstream-latest")
         self._max_newest_bytes = max_newest_bytes
         self._newest: list[PointColumns] = []
         self._newest_bytes = 0
@@ -85,20 +88,21 @@ class Sink:
         """Write the newest values; returns the seconds that it took."""
         if not self._newest:
             return 0.0
-        pending = self._newest
+        pending, self._newest, self._newest_bytes = self._newest, [], 0
         started = time.monotonic()
-        rows = await self._run(lambda: latest_rows(newest(merge(pending))))
-        await self._retry("latest values", lambda: self._run(lambda: self._latest.upsert(rows)))
-        self._newest = []
-        self._newest_bytes = 0
+        rows = await self._run(lambda: latest_rows(newest(merge(pending))), self._latest_thread)
+        await self._retry(
+            "latest values", lambda: self._run(lambda: self._latest.upsert(rows), self._latest_thread)
+        )
         took = time.monotonic() - started
         self._stats.latest_rows += len(rows)
         self._stats.latest_s += took
         return took
 
     async def close(self) -> None:
-        """Wait for the thread; what is unsettled is forgotten, and will be delivered again."""
+        """Wait for the threads; what is unsettled is forgotten, and will be delivered again."""
         await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.to_thread(self._latest_thread.shutdown)
 
     async def _insert(self, entries: list[Entry]) -> None:
         parts = [entry.points for entry in entries if entry.points is not None]
@@ -126,12 +130,15 @@ class Sink:
 
     async def _keep(self, new: PointColumns) -> None:
         """Keep newest points until they are settled; what several blocks have of a series becomes one."""
-        self._newest.append(new)
+        pending = self._newest
+        pending.append(new)
         self._newest_bytes += _memory(new)
-        if self._newest_bytes > self._max_newest_bytes and len(self._newest) > 1:
-            kept = self._newest
-            self._newest = [await self._run(lambda: newest(merge(kept)))]
-            self._newest_bytes = _memory(self._newest[0])
+        if self._newest_bytes > self._max_newest_bytes and len(pending) > 1:
+            fewer = await self._run(lambda: newest(merge(pending)))
+            # If a settle began meanwhile it has taken these, and their offsets wait for it.
+            if self._newest is pending:
+                self._newest = [fewer]
+                self._newest_bytes = _memory(fewer)
 
     async def _insert_block(self, block: bytes, token: str) -> None:
         try:
@@ -178,8 +185,8 @@ class Sink:
         await self._retry("dead letter", lambda: self._consumer.dead_letter(message, reason))
         self._stats.dead_letters += 1
 
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _run(self, work: Callable[[], T], thread: ThreadPoolExecutor | None = None) -> T:
+        return await asyncio.get_running_loop().run_in_executor(thread or self._thread, work)
 
 
 def _memory(points: PointColumns) -> int:
