@@ -58,6 +58,10 @@ class Listener:
             self._points += len(event)
         self._there.set()
 
+    def wake(self) -> None:
+        """Let whoever waits in ``take`` go, with nothing."""
+        self._there.set()
+
     async def take(self, timeout_s: float) -> list[Event]:
         """Everything unread; waits for the first, and returns nothing after ``timeout_s`` or once dropped."""
         try:

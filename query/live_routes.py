@@ -27,6 +27,7 @@ class LiveRoutes:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._closing = False
+        self._open: set[Listener] = set()
 
     def add_to(self, app: web.Application) -> None:
         """Mount the routes."""
@@ -36,6 +37,8 @@ class LiveRoutes:
 
     async def _close(self, _: web.Application) -> None:
         self._closing = True
+        for listener in self._open:
+            listener.wake()
 
     async def of_run(self, request: web.Request) -> web.StreamResponse:
         """New points of one run."""
@@ -52,6 +55,7 @@ class LiveRoutes:
         listener = self._hub.listen(runs)
         if listener is None:
             raise BusyError("too many listeners")
+        self._open.add(listener)
         try:
             response = web.StreamResponse(
                 headers={
@@ -66,6 +70,7 @@ class LiveRoutes:
         except ConnectionError:
             pass
         finally:
+            self._open.discard(listener)
             self._hub.leave(listener)
         return response
 

@@ -5,30 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-CHROMIUM = os.environ.get("RUNSTREAM_TEST_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from support.browser import chromium, new_tab
+
 RUN_NAME = "sgd-eta0.01"
 STEPS = 300
-TIMEOUT_MS = 60_000
 KEYS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
 
 
@@ -61,16 +49,8 @@ def run_id(client: MlflowClient, experiment_id: str) -> str:
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
     """A tab of a real browser that talks to nothing but this machine."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if not Path(CHROMIUM).exists():
-        pytest.skip("no Chromium; scripts/system-packages installs it")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(TIMEOUT_MS)
-        page.route(lambda url: "127.0.0.1" not in url and "localhost" not in url, lambda route: route.abort())
-        yield page
-        browser.close()
+    with chromium() as browser:
+        yield new_tab(browser)
 
 
 def test_metric_charts_of_a_run(page: Any, tracking_uri: str, experiment_id: str, run_id: str) -> None:

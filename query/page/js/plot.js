@@ -28,7 +28,7 @@ export class Plot {
 
   /** The width of the axes in CSS pixels. */
   get width() {
-    return Math.max(120, this._plot ? this._plot.over.clientWidth : this._host.clientWidth - 60);
+    return Math.max(120, this._plot ? this._plot.over.clientWidth : this._host.clientWidth - 70);
   }
 
   /** Draw this. `options`: `{axis, log, zoom: [from, to] or null, dark}`. */
