@@ -58,10 +58,17 @@ def _lttb(x: Floats, values: Floats, max_points: int) -> Positions:
 
 def _extremes(x: Floats, values: Floats, stretches: int) -> Positions:
     """The first, the last, and the first smallest and first largest of each stretch; ``x`` ascends from 0."""
-    stretch = np.minimum((x * (stretches / max(x[-1], 1.0))).astype(np.int64), stretches - 1)
+    return extremes_of(
+        np.minimum((x * (stretches / max(x[-1], 1.0))).astype(np.int64), stretches - 1), values
+    )
+
+
+def extremes_of(stretch: NDArray[np.int64], values: Floats) -> Positions:
+    """The first, the last, and the first smallest and first largest of each stretch; stretches ascend, values
+    are finite."""
     starts = np.flatnonzero(np.concatenate(([True], stretch[1:] != stretch[:-1])))
-    lengths = np.diff(np.concatenate((starts, [len(x)])))
-    kept = [np.array([0, len(x) - 1])]
+    lengths = np.diff(np.concatenate((starts, [len(values)])))
+    kept = [np.array([0, len(values) - 1])]
     for reduce in (np.minimum, np.maximum):
         extremes = np.repeat(reduce.reduceat(values, starts), lengths)
         hits = np.flatnonzero(values == extremes)

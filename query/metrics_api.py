@@ -17,6 +17,7 @@ from query.consistency import Barrier
 from query.curve_cache import CurveCache
 from query.curves import stream_curves
 from query.formats import negotiate
+from query.newest import NewestCache
 from query.points import POINTS, stream_points
 from query.selection import Selection
 from query.streaming import send_stream
@@ -52,6 +53,7 @@ class MetricsRoutes:
         self._barrier_timeout_s = barrier_timeout_s
         self._settings = {"max_execution_time": max_query_s}
         self._curves = CurveCache(database)
+        self._newest = NewestCache(database)
 
     def add_to(self, app: web.Application) -> None:
         """Mount the routes."""
@@ -81,7 +83,7 @@ class MetricsRoutes:
         selection = wanted.selection()
 
         def read() -> Batches:
-            return latest(self._database, selection, self._settings)
+            return latest(self._database, selection, self._settings, self._newest)
 
         return await self._answer(request, selection, wanted.compression, POINTS, read)
 

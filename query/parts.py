@@ -15,19 +15,25 @@ from schemas.database import Database
 
 _PARTS = (
     "SELECT name, min_block_number AS low, max_block_number AS high,"
-    " if(data_version > min_block_number, data_version, 0) AS deletion FROM system.parts"
+    " if(data_version > min_block_number, data_version, 0) AS deletion,"
+    " toUInt64(rows) AS rows, hash_of_all_files AS content FROM system.parts"
     " WHERE active AND database = currentDatabase() AND table = 'metrics'"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part: blocks ``low`` to ``high``; ``deletion`` is the last deletion that was applied to it, 0 for none."""
+    """A part: blocks ``low`` to ``high``; ``deletion`` is the last deletion that was applied to it, 0 for none.
+
+    ``content`` is a hash of what it holds, deletions included.
+    """
 
     name: str
     low: int
     high: int
     deletion: int
+    rows: int = 0
+    content: str = ""
 
     @property
     def merged(self) -> bool:
@@ -67,7 +73,14 @@ def coverage(parts: Iterable[Part], seen: Coverage | None = None) -> Coverage:
 def active_parts(database: Database) -> list[Part]:
     """The parts that a query reads now; none for a table that is not here. Blocks; raises ``DatabaseError``."""
     return [
-        Part(row["name"], int(row["low"]), int(row["high"]), int(row["deletion"]))
+        Part(
+            row["name"],
+            int(row["low"]),
+            int(row["high"]),
+            int(row["deletion"]),
+            int(row["rows"]),
+            row["content"],
+        )
         for row in database.arrow(_PARTS).to_pylist()
     ]
 

@@ -21,6 +21,7 @@ from query.mlflow_rest import MlflowRoutes
 from query.openapi import document
 from query.page_routes import PageRoutes
 from query.polled_feed import PolledFeed
+from query.rollup_builder import RollupBuilder
 from query.sql_route import SqlRoute
 from query.wire import API
 from query.workers import Workers
@@ -63,11 +64,13 @@ def create_app(
     app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[errors_to_answers])
 
     async def life(app: web.Application) -> AsyncIterator[None]:
-        feeding = None if hub is not None else asyncio.create_task(feed.run())
+        background = [asyncio.create_task(RollupBuilder(database).run())]
+        if hub is None:
+            background.append(asyncio.create_task(feed.run()))
         yield
-        if feeding is not None:
-            feeding.cancel()
-            await asyncio.wait([feeding])
+        for task in background:
+            task.cancel()
+        await asyncio.wait(background)
         await workers.close()
         await streams.close()
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from query.points import NAME, POINTS
+from query.newest import NewestCache, newest_points
+from query.points import NAME
 from query.selection import Selection
 from schemas.database import Database
 from schemas.errors import MlflowError
@@ -28,24 +29,16 @@ _AGGREGATES = {
 STATISTICS = tuple(_AGGREGATES)
 
 
-def latest(database: Database, selection: Selection, settings: Mapping[str, Any]) -> Iterable[pa.RecordBatch]:
-    """The newest point of each series: the largest by (step, timestamp, value), NaN counting as 0. Blocks.
-
-    That is MLflow's rule (``SqlAlchemyStore._update_latest_metrics_if_necessary``).
-    """
+def latest(
+    database: Database, selection: Selection, settings: Mapping[str, Any], cache: NewestCache
+) -> Iterable[pa.RecordBatch]:
+    """The newest point of each series (``newest_points``). Blocks."""
+    runs = set(selection.runs)
+    if selection == Selection(selection.runs) and len(runs) == 1:
+        yield from cache.of_run(selection.runs[0], settings).to_batches()
+        return
     for part in selection.parts():
-        where, parameters = part.where()
-        # In the table's order backwards, ClickHouse need not hold a state per series.
-        table = database.arrow(
-            f"SELECT run_id, key, step, timestamp, value FROM metrics WHERE {where}"
-            " ORDER BY run_id DESC, key DESC, step DESC, timestamp DESC,"
-            " if(isNaN(value), 0, value) DESC, isNaN(value) LIMIT 1 BY run_id, key",
-            parameters,
-            settings,
-        )
-        if table.num_rows:
-            reversed_rows = table.take(pa.array(range(table.num_rows - 1, -1, -1)))
-            yield from _named(reversed_rows, POINTS).combine_chunks().to_batches()
+        yield from newest_points(database, *part.where(), settings).to_batches()
 
 
 def aggregate_schema(statistics: Sequence[str]) -> pa.Schema:

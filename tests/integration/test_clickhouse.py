@@ -68,7 +68,7 @@ def test_migration_that_failed_half_way_is_repeated(server: ChdbServer, database
     server.faults(Fault("refuse", match=f"INSERT INTO {MIGRATIONS_TABLE}", code=241))
     with pytest.raises(DatabaseError):
         migrate(database, Flavour())
-    assert [migration.number for migration in migrate(database, Flavour())] == [1]
+    assert migrate(database, Flavour()) == migrations.load()
     assert migrate(database, Flavour()) == []
 
 
