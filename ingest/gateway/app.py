@@ -142,6 +142,11 @@ def create_gateway(parts: GatewayParts) -> Gateway:
 
     app.cleanup_ctx.append(life)
 
+    async def end_streams(_: web.Application) -> None:
+        query.end_streams()
+
+    app.on_shutdown.append(end_streams)
+
     def front(make_handler: Callable[[], RequestHandler]) -> LeanServer:
         return LeanServer(
             intake,

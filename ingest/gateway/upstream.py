@@ -69,6 +69,8 @@ class Upstream:
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept", "Content-Type"),
         )
+        # Answers that end only when somebody ends them.
+        self._endless: set[aiohttp.ClientResponse] = set()
 
     async def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """POST a whole body and read the whole answer, within the time-out."""
@@ -126,6 +128,8 @@ class Upstream:
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UpstreamUnavailableError(f"the {self.name} server does not answer") from error
+        if upstream.content_type == "text/event-stream":
+            self._endless.add(upstream)
         try:
             if before_answer is not None:
                 before_answer()
@@ -147,7 +151,13 @@ class Upstream:
                 request.transport.abort()
             raise asyncio.CancelledError from error
         finally:
+            self._endless.discard(upstream)
             upstream.release()
+
+    def end_streams(self) -> None:
+        """Break off streams of events, which nothing else ends; their readers connect again elsewhere."""
+        for upstream in list(self._endless):
+            upstream.close()
 
     async def close(self) -> None:
         """Close every connection."""

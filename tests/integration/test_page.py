@@ -27,8 +27,8 @@ READY = """key => {
     const chart = document.querySelector(`figure[data-key="${key}"]`);
     return chart?.dataset.state === "ready" && chart.dataset.points !== "0" && !chart.chart._frame;
 }"""
-SHOWN = "key => document.querySelector(`figure[data-key=\"${key}\"]`).chart.shown"
-COUNT = "key => Number(document.querySelector(`figure[data-key=\"${key}\"]`)?.dataset.points ?? 0)"
+SHOWN = 'key => document.querySelector(`figure[data-key="${key}"]`).chart.shown'
+COUNT = 'key => Number(document.querySelector(`figure[data-key="${key}"]`)?.dataset.points ?? 0)'
 
 
 @dataclass
@@ -57,7 +57,9 @@ def curves(seed: int) -> dict[str, list[float]]:
 def data(client: MlflowClient, tracking_uri: str, experiment_id: str) -> Data:
     found = Data(tracking_uri, experiment_id, [], {})
     for seed, name in enumerate(NAMES):
-        run_id = client.create_run(experiment_id, run_name=name, start_time=START_MS + seed * 60_000).info.run_id
+        run_id = client.create_run(
+            experiment_id, run_name=name, start_time=START_MS + seed * 60_000
+        ).info.run_id
         values = curves(seed)
         for key, series in values.items():
             points = [
@@ -161,7 +163,10 @@ def test_names_of_users_stay_text(tab: Any, data: Data) -> None:
     lines(tab, "train/loss")
     until(tab, "key => [...document.querySelectorAll('h3')].some(title => title.textContent === key)", key)
     figure = tab.locator("figure", has=tab.get_by_role("heading", name=key))
-    assert "No points" in figure.locator(".message").inner_text() or figure.get_attribute("data-state") == "loading"
+    assert (
+        "No points" in figure.locator(".message").inner_text()
+        or figure.get_attribute("data-state") == "loading"
+    )
     tab.locator('figure[data-key="train/loss"] .plot').focus()
     tab.keyboard.press("ArrowRight")
     readout = tab.locator('figure[data-key="train/loss"] .readout')
@@ -188,7 +193,7 @@ def test_choice_is_kept_in_the_address(tab: Any, data: Data) -> None:
     other = new_tab(tab.context.browser)
     other.goto(tab.url)
     assert lines(other, "train/loss").keys() == set(left)
-    until(other, "key => document.querySelector(`figure[data-key=\"${key}\"]`).chart.shown.band", "train/loss")
+    until(other, 'key => document.querySelector(`figure[data-key="${key}"]`).chart.shown.band', "train/loss")
     assert other.evaluate(SHOWN, "train/loss")["range"] == pytest.approx(shown)
     assert other.locator("figure").count() == 2
     assert other.locator("#smooth").input_value() == "0.6"
@@ -207,11 +212,16 @@ def test_smoothing_and_logarithm(tab: Any, data: Data) -> None:
     for run_id, line in lines(tab, "train/loss").items():
         assert line["faint"] == raw[run_id]["y"]
         assert line["y"] == pytest.approx(tensorboard(line["faint"], 0.9))
-    heights = "() => { const p = document.querySelector('figure').chart._plot._plot;" \
+    heights = (
+        "() => { const p = document.querySelector('figure').chart._plot._plot;"
         " return [1, 0.1].map(v => p.valToPos(v, 'y')).concat(p.valToPos(0.01, 'y')); }"
+    )
     tab.locator("fieldset").get_by_text("Log").click()
     # Decades are equally far apart.
-    until(tab, f"() => {{ const [a, b, c] = ({heights})(); return Math.abs((b - a) - (c - b)) < 0.01 && b > a; }}")
+    until(
+        tab,
+        f"() => {{ const [a, b, c] = ({heights})(); return Math.abs((b - a) - (c - b)) < 0.01 && b > a; }}",
+    )
 
 
 def tensorboard(values: list[float], weight: float) -> list[float]:
@@ -337,7 +347,9 @@ def log_long(url: str, run_id: str) -> None:
                     for step in range(start, start + 1_000)
                 )
                 body = f'{{"run_id":"{run_id}","metrics":[{points}]}}'
-                answer = session.post(f"{url}/api/2.0/mlflow/runs/log-batch", data=body, headers=JSON, timeout=60)
+                answer = session.post(
+                    f"{url}/api/2.0/mlflow/runs/log-batch", data=body, headers=JSON, timeout=60
+                )
                 assert answer.status_code == 200, answer.text
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:

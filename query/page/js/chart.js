@@ -55,7 +55,12 @@ export class Chart {
 
   /** What is shown: `{id, x, y, faint, marks}` of each line, the band, and how many marks were drawn. */
   get shown() {
-    return { lines: this._plot.lines, band: this._band, marks: this._plot.marksDrawn, range: this._plot.range };
+    return {
+      lines: this._plot.lines,
+      band: this._band,
+      marks: this._plot.marksDrawn,
+      range: this._plot.range,
+    };
   }
 
   /** Told whether it is on the screen or nearly so: it asks and draws only then. */
@@ -80,14 +85,14 @@ export class Chart {
   async load() {
     this._wanted = true;
     const next = new Points(this._limit);
-    await this._alone("overview", next, async (signal) => {
+    const done = await this._alone("overview", next, async (signal) => {
       const rows = await points(this._body({ max_points: next.limit }), signal);
       next.fill(rows);
       this._overview = next;
       this._detail = null;
       this.draw();
     });
-    await Promise.all([this.loadDetail(), this.loadBand()]);
+    if (done) await Promise.all([this.loadDetail(), this.loadBand()]);
   }
 
   /** The points of the zoomed range; until they are there the overview's are shown. */
@@ -105,7 +110,9 @@ export class Chart {
       return at >= range[0] && at <= range[1];
     });
     await this._alone("detail", next, async (signal) => {
-      const asked = this._ranges(x, range).map((part) => points(this._body({ max_points: next.limit, ...part }), signal));
+      const asked = this._ranges(x, range).map((part) =>
+        points(this._body({ max_points: next.limit, ...part }), signal),
+      );
       next.fill((await Promise.all(asked)).flat());
       this._detail = next;
       this.draw();
@@ -134,7 +141,11 @@ export class Chart {
     const steps = [Math.floor(first / every) * every, Math.floor(last / every) * every + every - 1];
     const stats = STATS[bands];
     await this._alone("band", null, async (signal) => {
-      this._band = { rows: await aggregate(this._body({ steps, every, stats }), signal), low: stats[1], high: stats[2] };
+      this._band = {
+        rows: await aggregate(this._body({ steps, every, stats }), signal),
+        low: stats[1],
+        high: stats[2],
+      };
       this.draw();
     });
   }
@@ -182,10 +193,15 @@ export class Chart {
   }
 
   _body(more) {
-    return { runs: this._page.chosen.map((run) => run.id), keys: [this.key], ...("max_points" in more ? { method: "minmax" } : {}), ...more };
+    return {
+      runs: this._page.chosen.map((run) => run.id),
+      keys: [this.key],
+      ...("max_points" in more ? { method: "minmax" } : {}),
+      ...more,
+    };
   }
 
-  /** Only the newest question of a kind counts. What is `filling` takes live points meanwhile. */
+  /** Only the newest question of a kind counts; whether this was it and was answered. What is `filling` takes live points meanwhile. */
   async _alone(kind, filling, work) {
     this._asking[kind]?.abort();
     const controller = new AbortController();
@@ -194,13 +210,15 @@ export class Chart {
     try {
       await work(controller.signal);
     } catch (error) {
-      if (controller.signal.aborted) return;
+      if (controller.signal.aborted) return false;
       if (!(error instanceof Refused)) throw error;
       this._say(error.message, "error");
+      return false;
     } finally {
       if (filling) this._filling.delete(filling);
     }
     if (filling?.incomplete) this.reload();
+    return true;
   }
 
   _start(runId) {
@@ -240,7 +258,10 @@ export class Chart {
     for (const run of this._page.chosen) {
       const series = source.runs.get(run.id);
       if (!series?.steps.length) continue;
-      const xs = axis === "step" ? series.steps.slice() : series.times.map((time) => this._place(axis, 0, time, run.start));
+      const xs =
+        axis === "step"
+          ? series.steps.slice()
+          : series.times.map((time) => this._place(axis, 0, time, run.start));
       const raw = drawable(xs, series.values, log);
       for (const [x, kind] of raw.marks) if (from === null || (x >= from && x <= to)) counts[kind]++;
       hidden += raw.hidden;
@@ -288,18 +309,27 @@ export class Chart {
       const run = this._page.chosen.find((each) => each.id === line.id);
       if (at >= 0 && run) rows.push([run, line.y[at], line.faint?.[at], odd(line, at)]);
     }
-    const items = rows.slice(0, READOUT_ROWS).map(([run, value, faint, kind]) =>
-      el(
-        "div",
-        { class: "row" },
-        swatch(run.slot),
-        el("span", { class: "name" }, run.name),
-        el("b", {}, kind ?? format.value(value)),
-        faint === undefined || faint === null ? null : el("span", { class: "raw" }, `(${format.value(faint)})`),
-      ),
+    const items = rows
+      .slice(0, READOUT_ROWS)
+      .map(([run, value, faint, kind]) =>
+        el(
+          "div",
+          { class: "row" },
+          swatch(run.slot),
+          el("span", { class: "name" }, run.name),
+          el("b", {}, kind ?? format.value(value)),
+          faint === undefined || faint === null
+            ? null
+            : el("span", { class: "raw" }, `(${format.value(faint)})`),
+        ),
+      );
+    if (rows.length > READOUT_ROWS)
+      items.push(el("div", { class: "more" }, `and ${rows.length - READOUT_ROWS} more`));
+    this._readout.replaceChildren(
+      el("div", { class: "at" }, format.place(x, axis)),
+      ...this._bandRow(x),
+      ...items,
     );
-    if (rows.length > READOUT_ROWS) items.push(el("div", { class: "more" }, `and ${rows.length - READOUT_ROWS} more`));
-    this._readout.replaceChildren(el("div", { class: "at" }, format.place(x, axis)), ...this._bandRow(x), ...items);
     // To the right of the cursor where the window has room for it, else to the left.
     const room = document.documentElement.clientWidth - this._host.getBoundingClientRect().left - left - 24;
     const width = this._readout.offsetWidth;
@@ -309,11 +339,25 @@ export class Chart {
 
   _bandRow(x) {
     const rows = this._band?.rows ?? [];
-    const row = rows[nearest(rows.map((each) => each.step), x)];
+    const row =
+      rows[
+        nearest(
+          rows.map((each) => each.step),
+          x,
+        )
+      ];
     if (!row) return [];
     const { low, high } = this._band;
     const range = `${format.value(Number(row[low]))} … ${format.value(Number(row[high]))}`;
-    return [el("div", { class: "row band" }, el("span", { class: "name" }, "mean"), el("b", {}, format.value(row.mean)), el("span", { class: "raw" }, range))];
+    return [
+      el(
+        "div",
+        { class: "row band" },
+        el("span", { class: "name" }, "mean"),
+        el("b", {}, format.value(row.mean)),
+        el("span", { class: "raw" }, range),
+      ),
+    ];
   }
 
   _pressed(event) {

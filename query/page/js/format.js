@@ -10,7 +10,11 @@ export function value(number) {
   if (number === 0) return "0";
   const size = Math.abs(number);
   const text = size >= 1e6 || size < 1e-3 ? number.toExponential(4) : number.toPrecision(6);
-  return text.replace(/(\.\d*?)0+(?=e|$)/, "$1").replace(/\.(?=e|$)/, "").replace("e+", "e").replace("-", "−");
+  return text
+    .replace(/(\.\d*?)0+(?=e|$)/, "$1")
+    .replace(/\.(?=e|$)/, "")
+    .replace("e+", "e")
+    .replace("-", "−");
 }
 
 /** A value at an axis. */
@@ -18,7 +22,11 @@ export function tick(number) {
   if (number === null) return "";
   const size = Math.abs(number);
   if (size !== 0 && (size < 1e-3 || size >= 1e9)) {
-    return number.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e").replace("-", "−");
+    return number
+      .toExponential(2)
+      .replace(/\.?0+e/, "e")
+      .replace("e+", "e")
+      .replace("-", "−");
   }
   if (size >= 1e4) return COMPACT.format(number).replace("-", "−");
   return String(Number(number.toPrecision(6))).replace("-", "−");

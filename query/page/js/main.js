@@ -12,7 +12,7 @@ import { EMPTY, fromQuery, toQuery } from "./state.js";
 const CHOSEN_AT_FIRST = 5;
 const MOST_RUNS = 100;
 const CHARTS_AT_ONCE = 24;
-const MOST_FOLLOWED_NAMES = 50;
+const LONGEST_NAMES = 1_500;
 const REFRESH_MS = 10_000;
 // Changes that one goes back over; others only replace the address.
 const STEPS = ["experiments", "runs", "keys", "x", "log", "bands"];
@@ -49,7 +49,11 @@ class Page {
       if (!this.state.experiments.length && this.state.runs.length) await this._experimentsOfRuns();
       await known;
       if (!this.state.experiments.length && this.experiments.length) {
-        const newest = await server.searchRuns(this.experiments.slice(0, 100).map(({ id }) => id), "", { limit: 1 });
+        const newest = await server.searchRuns(
+          this.experiments.slice(0, 100).map(({ id }) => id),
+          "",
+          { limit: 1 },
+        );
         this._put({ experiments: [newest.runs[0]?.experiment ?? this.experiments[0].id] });
       }
       this._pickers.showExperiments();
@@ -65,7 +69,10 @@ class Page {
     if (!changed.length) return;
     // A zoom is in the units of its axis.
     if (changed.includes("x")) Object.assign(patch, { from: null, to: null });
-    this._put(patch, changed.some((name) => STEPS.includes(name)));
+    this._put(
+      patch,
+      changed.some((name) => STEPS.includes(name)),
+    );
     await this._apply(before);
   }
 
@@ -106,18 +113,19 @@ class Page {
     const differs = (name) => String(state[name]) !== String(before[name]);
     this._showTools();
     this._pickers.showState();
-    if (differs("experiments") || differs("filter")) {
-      if (differs("experiments")) this._pickers.showExperiments();
-      await this._guard(() => this._loadRuns());
-      return;
+    if (differs("experiments")) {
+      this._emptied = false;
+      this._pickers.showExperiments();
     }
-    if (differs("runs")) await this._guard(() => this._showRuns());
-    else if (differs("keys")) {
+    if (differs("experiments") || differs("filter")) await this._guard(() => this._loadRuns());
+    else if (differs("runs")) await this._guard(() => this._showRuns());
+    if (differs("keys")) {
       this._room = CHARTS_AT_ONCE;
       this._showKeys();
       this._follow();
     }
-    if (differs("from") || differs("to") || differs("x")) this._eachSeen((chart) => (chart.loadDetail(), chart.loadBand()));
+    if (differs("from") || differs("to") || differs("x"))
+      this._eachSeen((chart) => (chart.loadDetail(), chart.loadBand()));
     else if (differs("bands")) this._eachSeen((chart) => chart.loadBand());
     if (differs("smooth") || differs("log") || differs("x")) this._eachSeen((chart) => chart.draw());
   }
@@ -171,6 +179,7 @@ class Page {
   /** The chosen runs, their colours, their metrics. */
   async _showRuns() {
     const wanted = this.state.runs.slice(0, MOST_RUNS);
+    if (wanted.length < this.state.runs.length) this._trouble(`Only the first ${MOST_RUNS} runs are shown`);
     const runs = (await Promise.all(wanted.map((id) => this._known(id)))).filter(Boolean);
     for (const id of this._slots.keys()) if (!wanted.includes(id)) this._slots.delete(id);
     for (const { id } of runs) {
@@ -192,11 +201,30 @@ class Page {
   _showLegend() {
     byId("legend").replaceChildren(
       ...this.chosen.map((run) => {
-        const leave = { type: "button", onclick: () => this.choose(run.id, false), "aria-label": `Leave out ${run.name}` };
-        const link = el("a", { class: "name", href: server.mlflowRun(run), title: `${run.name}: this run in MLflow` }, run.name);
+        const leave = {
+          type: "button",
+          onclick: () => this.choose(run.id, false),
+          "aria-label": `Leave out ${run.name}`,
+        };
+        const link = el(
+          "a",
+          { class: "name", href: server.mlflowRun(run), title: `${run.name}: this run in MLflow` },
+          run.name,
+        );
         const light = (on) => () => this._eachSeen((chart) => chart.highlight(on ? run.id : null));
-        const hover = { onpointerenter: light(true), onpointerleave: light(false), onfocusin: light(true), onfocusout: light(false) };
-        return el("span", { class: "chip", data: { run: run.id }, ...hover }, swatch(run.slot), link, el("button", leave, "×"));
+        const hover = {
+          onpointerenter: light(true),
+          onpointerleave: light(false),
+          onfocusin: light(true),
+          onfocusout: light(false),
+        };
+        return el(
+          "span",
+          { class: "chip", data: { run: run.id }, ...hover },
+          swatch(run.slot),
+          link,
+          el("button", leave, "×"),
+        );
       }),
     );
   }
@@ -243,7 +271,11 @@ class Page {
     const say = (title, ...more) => about.replaceChildren(el("h2", {}, title), ...more);
     if (!this.listed.length && this.state.filter) return say("No run matches this search");
     if (!this.chosen.length && this.listed.length) return say("Choose runs on the left");
-    if (this.keys.length) return say("No metric matches", el("p", {}, "Metrics are names or globs, with commas between: train/*, loss"));
+    if (this.keys.length)
+      return say(
+        "No metric matches",
+        el("p", {}, "Metrics are names or globs, with commas between: train/*, loss"),
+      );
     const title = this.chosen.length ? "No metrics yet" : "No runs yet";
     const code = [
       "import mlflow",
@@ -252,7 +284,11 @@ class Page {
       "    for step in range(1000):",
       '        mlflow.log_metric("loss", 1 / (step + 1), step=step)',
     ].join("\n");
-    return say(title, el("p", {}, "They appear here as they are logged:"), el("pre", {}, el("code", {}, code)));
+    return say(
+      title,
+      el("p", {}, "They appear here as they are logged:"),
+      el("pre", {}, el("code", {}, code)),
+    );
   }
 
   _scrolled(entries) {
@@ -265,9 +301,13 @@ class Page {
 
   _follow() {
     const names = this.state.keys;
-    const keys = names.includes("*") || names.length > MOST_FOLLOWED_NAMES ? [] : names;
+    // Long lists do not fit an address; then all metrics come, and those that nobody sees are passed over.
+    const keys = names.includes("*") || names.join().length > LONGEST_NAMES ? [] : names;
     if (!this.chosen.length) this._showLive(null);
-    return this._live.follow(this.chosen.map((run) => run.id), keys);
+    return this._live.follow(
+      this.chosen.map((run) => run.id),
+      keys,
+    );
   }
 
   _arrived({ run_id: runId, key, step, timestamp, value }) {
@@ -296,7 +336,8 @@ class Page {
         const found = await this._search();
         if (asked !== [this.state.experiments, this.state.filter].join()) return;
         const fresh = new Set(found.runs.map((run) => run.id));
-        this.listed = [...found.runs, ...this.listed.filter((run) => !fresh.has(run.id)).slice(found.runs.length - 100)];
+        // Older ones, which were listed on request, stay.
+        this.listed = [...found.runs, ...(found.next ? this.listed.filter((run) => !fresh.has(run.id)) : [])];
         for (const { id } of this.chosen) {
           if (!fresh.has(id)) this._runs.set(id, await server.getRun(id));
           if (this._runs.get(id).status === "RUNNING") ended.delete(id);

@@ -8,7 +8,9 @@ const HEIGHT = 220;
 const SHORT = 40;
 const MARKS = { nan: "×", "+inf": "▲", "-inf": "▼" };
 const DURATIONS = [
-  ...[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800],
+  ...[
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800,
+  ],
   ...[3600, 7200, 14400, 21600, 43200, 86400, 172800, 432000, 864000, 8640000],
 ];
 
@@ -53,7 +55,8 @@ export class Plot {
   highlight(runId) {
     if (!this._plot) return;
     for (const series of this._plot.series) {
-      if (series?.runId) series.alpha = series.usualAlpha * (runId === null || series.runId === runId ? 1 : 0.15);
+      if (series?.runId)
+        series.alpha = series.usualAlpha * (runId === null || series.runId === runId ? 1 : 0.15);
     }
     this._plot.redraw(false);
   }
@@ -114,7 +117,14 @@ export class Plot {
         },
         axes: [
           { ...common, scale: "x", size: 30, gap: 3, ...this._ticksX(axis) },
-          { ...common, scale: "y", size: 56, gap: 4, values: (_, splits) => splits.map(tick), ...(log ? decades(lines) : {}) },
+          {
+            ...common,
+            scale: "y",
+            size: 56,
+            gap: 4,
+            values: (_, splits) => splits.map(tick),
+            ...(log ? decades(lines) : {}),
+          },
         ],
         series: [null, ...this._series(dark)],
         cursor: {
@@ -202,7 +212,10 @@ export class Plot {
 
   _rangeY() {
     const [from, to] = this._rangeX();
-    const curves = this.lines.flatMap((line) => [[line.x, line.y], ...(line.faint ? [[line.x, line.faint]] : [])]);
+    const curves = this.lines.flatMap((line) => [
+      [line.x, line.y],
+      ...(line.faint ? [[line.x, line.faint]] : []),
+    ]);
     if (this._band) curves.push([this._band.x, this._band.low], [this._band.x, this._band.high]);
     const found = extentWithin(curves, from, to) ?? extentWithin(curves, -Infinity, Infinity);
     if (this._options.log) return found ? uPlot.rangeLog(found[0], found[1], 10, false) : [0.1, 1];
@@ -254,7 +267,8 @@ export class Plot {
         const place = `${Math.round(left / (4 * ratio))} ${kind} ${line.slot}`;
         if (left < bbox.left || left > bbox.left + bbox.width || seen.has(place)) continue;
         seen.add(place);
-        const top = kind === "+inf" ? bbox.top + 6 * ratio : bbox.top + bbox.height - (kind === "nan" ? 14 : 5) * ratio;
+        const top =
+          kind === "+inf" ? bbox.top + 6 * ratio : bbox.top + bbox.height - (kind === "nan" ? 14 : 5) * ratio;
         ctx.strokeText(MARKS[kind], left, top);
         ctx.fillText(MARKS[kind], left, top);
       }
@@ -266,7 +280,10 @@ export class Plot {
 
 /** A logarithmic axis' lines: only where its labels are. */
 function decades(lines) {
-  return { grid: { ...lines, filter: (_, splits) => splits.map((value) => (isDecade(value) ? value : null)) }, ticks: { show: false } };
+  return {
+    grid: { ...lines, filter: (_, splits) => splits.map((value) => (isDecade(value) ? value : null)) },
+    ticks: { show: false },
+  };
 }
 
 const isDecade = (value) => Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-6;

@@ -16,7 +16,11 @@ class Series {
   /** Add a point where it belongs; `false` if it is there already. */
   add(step, time, value) {
     let at = this.steps.length;
-    while (at > 0 && (this.steps[at - 1] > step || (this.steps[at - 1] === step && this.times[at - 1] > time))) at--;
+    while (
+      at > 0 &&
+      (this.steps[at - 1] > step || (this.steps[at - 1] === step && this.times[at - 1] > time))
+    )
+      at--;
     for (let i = at - 1; i >= 0 && this.steps[i] === step && this.times[i] === time; i--) {
       if (Object.is(this.values[i], value)) return false;
     }

@@ -107,7 +107,7 @@ function shortened({ info, data }) {
 export function asFilter(text) {
   const trimmed = text.trim();
   if (!trimmed) return "";
-  if (/[=<>]|\b(I?LIKE|IN|IS)\b/i.test(trimmed)) return trimmed;
+  if (/[=<>]|\b(I?LIKE|IN)\s*['"(]|\bIS\s+(NOT\s+)?NULL\b/i.test(trimmed)) return trimmed;
   const quote = trimmed.includes("'") ? '"' : "'";
   return `attributes.run_name ILIKE ${quote}%${trimmed.replaceAll(quote, "%")}%${quote}`;
 }

@@ -19,7 +19,8 @@ export const EMPTY = {
 
 const list = (text) => (text ? text.split(",").filter(Boolean) : []);
 const oneOf = (known, text) => (known.includes(text) ? text : known[0]);
-const finite = (text) => (text === null || text === "" || !Number.isFinite(Number(text)) ? null : Number(text));
+const finite = (text) =>
+  text === null || text === "" || !Number.isFinite(Number(text)) ? null : Number(text);
 
 /** The state of a query string; whatever makes no sense there is as if it were not there. */
 export function fromQuery(query) {

@@ -35,7 +35,9 @@ def url() -> Iterator[str]:
 
 def assets(url: str) -> str:
     """Where the page says that its files are."""
-    found = re.search(r'src="(/runstream/\w+)/js/main.js"', requests.get(f"{url}/runstream/", timeout=10).text)
+    found = re.search(
+        r'src="(/runstream/\w+)/js/main.js"', requests.get(f"{url}/runstream/", timeout=10).text
+    )
     assert found
     return url + found[1]
 
@@ -66,11 +68,18 @@ def test_files_are_kept_for_good_under_the_address_of_their_content(url: str) ->
         assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
     old = requests.get(f"{url}/runstream/0123456789abcdef/page.css", timeout=10)
     assert (old.status_code, old.headers["Cache-Control"]) == (200, "no-cache")
-    assert requests.get(f"{base}/js/main.js", timeout=10).headers["Content-Type"].startswith("text/javascript")
+    assert (
+        requests.get(f"{base}/js/main.js", timeout=10).headers["Content-Type"].startswith("text/javascript")
+    )
 
 
 def test_policy_lets_only_this_origin_in(url: str) -> None:
-    for path in ("/runstream/", "/runstream", "/runstream/nothing", f"{assets(url).removeprefix(url)}/page.css"):
+    for path in (
+        "/runstream/",
+        "/runstream",
+        "/runstream/nothing",
+        f"{assets(url).removeprefix(url)}/page.css",
+    ):
         answer = requests.get(url + path, allow_redirects=False, timeout=10)
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
@@ -84,7 +93,13 @@ def test_policy_lets_only_this_origin_in(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/runstream/nothing", "/runstream/a/index.html", "/runstream/a/..%2f..%2fservice.py", "/runstream/a/js/"]
+    "path",
+    [
+        "/runstream/nothing",
+        "/runstream/a/index.html",
+        "/runstream/a/..%2f..%2fservice.py",
+        "/runstream/a/js/",
+    ],
 )
 def test_what_is_not_there_says_so(url: str, path: str) -> None:
     answer = requests.get(url + path, timeout=10)
