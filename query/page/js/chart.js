@@ -1,15 +1,14 @@
 /** One metric: asks for its points, keeps them, takes live ones, and shows them in a plot with a readout. */
 
-import { drawable, nearest, smooth } from "./curves.js";
+import { drawable, smooth } from "./curves.js";
 import { el } from "./dom.js";
-import * as format from "./format.js";
-import { colour, dark, dash, swatch } from "./palette.js";
+import { colour, dark, dash } from "./palette.js";
 import { Plot } from "./plot.js";
+import { Readout } from "./readout.js";
 import { Points } from "./series.js";
 import { Refused, aggregate, points } from "./server.js";
 
 const BAND_AGAIN_MS = 2_000;
-const READOUT_ROWS = 14;
 const STATS = { minmax: ["mean", "min", "max"], p10p90: ["mean", "p10", "p90"] };
 
 /** `page`: `{state, chosen: [{id, name, slot, start}], zoom(from, to), unzoom(), zoomBy(factor, x)}`. */
@@ -36,8 +35,8 @@ export class Chart {
       onblur: () => this._plot.hideCursor(),
     });
     this._message = el("p", { class: "message" }, "Loading …");
-    this._readout = el("div", { class: "readout", role: "status", hidden: true });
-    this._host.append(this._message, this._readout);
+    this._host.append(this._message);
+    this._readout = new Readout(this._host);
     const title = el("h3", { title: this.key }, this.key);
     this.figure = el("figure", { class: "chart", data: { key: this.key, state: "loading" } });
     this.figure.append(el("figcaption", {}, title, this._note), this._host);
@@ -294,70 +293,11 @@ export class Chart {
     return { x: rows.map((row) => row.step), middle: column("mean"), low: column(low), high: column(high) };
   }
 
-  /** What the lines are at `x`. */
   _read(x, left, top) {
-    this._readout.hidden = x === null || !this._plot.lines.length;
-    if (this._readout.hidden) return;
-    const axis = this._page.state.x;
-    const rows = [];
-    const [from, to] = this._plot.range;
-    const slack = (to - from) / 50;
-    for (const line of this._plot.lines) {
-      // A run that had not begun there, or was over, has no value there.
-      if (x < line.x[0] - slack || x > line.x[line.x.length - 1] + slack) continue;
-      const at = nearest(line.x, x);
-      const run = this._page.chosen.find((each) => each.id === line.id);
-      if (at >= 0 && run) rows.push([run, line.y[at], line.faint?.[at], odd(line, at)]);
-    }
-    const items = rows
-      .slice(0, READOUT_ROWS)
-      .map(([run, value, faint, kind]) =>
-        el(
-          "div",
-          { class: "row" },
-          swatch(run.slot),
-          el("span", { class: "name" }, run.name),
-          el("b", {}, kind ?? format.value(value)),
-          faint === undefined || faint === null
-            ? null
-            : el("span", { class: "raw" }, `(${format.value(faint)})`),
-        ),
-      );
-    if (rows.length > READOUT_ROWS)
-      items.push(el("div", { class: "more" }, `and ${rows.length - READOUT_ROWS} more`));
-    this._readout.replaceChildren(
-      el("div", { class: "at" }, format.place(x, axis)),
-      ...this._bandRow(x),
-      ...items,
-    );
-    // To the right of the cursor where the window has room for it, else to the left.
-    const room = document.documentElement.clientWidth - this._host.getBoundingClientRect().left - left - 24;
-    const width = this._readout.offsetWidth;
-    this._readout.style.left = `${room >= width ? left + 14 : left - 14 - width}px`;
-    this._readout.style.top = `${Math.max(4, Math.min(top, 60))}px`;
-  }
-
-  _bandRow(x) {
-    const rows = this._band?.rows ?? [];
-    const row =
-      rows[
-        nearest(
-          rows.map((each) => each.step),
-          x,
-        )
-      ];
-    if (!row) return [];
-    const { low, high } = this._band;
-    const range = `${format.value(Number(row[low]))} … ${format.value(Number(row[high]))}`;
-    return [
-      el(
-        "div",
-        { class: "row band" },
-        el("span", { class: "name" }, "mean"),
-        el("b", {}, format.value(row.mean)),
-        el("span", { class: "raw" }, range),
-      ),
-    ];
+    if (x === null || !this._plot.lines.length) return this._readout.hide();
+    const { lines, range } = this._plot;
+    const { chosen: runs, state } = this._page;
+    return this._readout.show({ x, axis: state.x, left, top, range, lines, runs, band: this._band });
   }
 
   _pressed(event) {
@@ -380,13 +320,6 @@ export class Chart {
     event.preventDefault();
     act();
   }
-}
-
-/** NaN or an infinity at this position of a line, in words. */
-function odd(line, at) {
-  if (line.y[at] !== null) return null;
-  const mark = line.marks.find(([x]) => x === line.x[at]);
-  return mark ? { nan: "NaN", "+inf": "+∞", "-inf": "−∞" }[mark[1]] : null;
 }
 
 function notes(counts, hidden) {

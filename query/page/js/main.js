@@ -8,6 +8,7 @@ import { dark, swatch } from "./palette.js";
 import { Pickers } from "./pickers.js";
 import * as server from "./server.js";
 import { EMPTY, fromQuery, toQuery } from "./state.js";
+import { connectTools, showLive, showTools, tellTrouble } from "./tools.js";
 
 const CHOSEN_AT_FIRST = 5;
 const MOST_RUNS = 100;
@@ -35,7 +36,7 @@ class Page {
     this._live = new Live({
       onPoints: (columns) => this._arrived(columns),
       onGap: () => this._reloadCharts(),
-      onState: (open) => this._showLive(open),
+      onState: (open) => showLive(open),
     });
     this._seen = new IntersectionObserver((entries) => this._scrolled(entries), { rootMargin: "300px" });
     this._connectTools();
@@ -43,7 +44,7 @@ class Page {
 
   async start() {
     byId("mlflow").href = server.mlflowHome();
-    this._showTools();
+    showTools(this.state);
     await this._guard(async () => {
       const known = server.experiments().then((found) => (this.experiments = found));
       if (!this.state.experiments.length && this.state.runs.length) await this._experimentsOfRuns();
@@ -79,7 +80,7 @@ class Page {
   /** Choose a run, or leave it out. */
   choose(runId, on) {
     const others = this.state.runs.filter((id) => id !== runId);
-    if (on && others.length >= MOST_RUNS) return this._trouble(`At most ${MOST_RUNS} runs are shown at once`);
+    if (on && others.length >= MOST_RUNS) return tellTrouble(`At most ${MOST_RUNS} runs are shown at once`);
     return this.change({ runs: on ? [...others, runId] : others });
   }
 
@@ -111,7 +112,7 @@ class Page {
   async _apply(before) {
     const { state } = this;
     const differs = (name) => String(state[name]) !== String(before[name]);
-    this._showTools();
+    showTools(this.state);
     this._pickers.showState();
     if (differs("experiments")) {
       this._emptied = false;
@@ -147,7 +148,7 @@ class Page {
       } catch (error) {
         if (!(error instanceof server.Refused)) throw error;
         this._runs.set(runId, null);
-        this._trouble(error.message);
+        tellTrouble(error.message);
       }
     }
     return this._runs.get(runId);
@@ -179,7 +180,7 @@ class Page {
   /** The chosen runs, their colours, their metrics. */
   async _showRuns() {
     const wanted = this.state.runs.slice(0, MOST_RUNS);
-    if (wanted.length < this.state.runs.length) this._trouble(`Only the first ${MOST_RUNS} runs are shown`);
+    if (wanted.length < this.state.runs.length) tellTrouble(`Only the first ${MOST_RUNS} runs are shown`);
     const runs = (await Promise.all(wanted.map((id) => this._known(id)))).filter(Boolean);
     for (const id of this._slots.keys()) if (!wanted.includes(id)) this._slots.delete(id);
     for (const { id } of runs) {
@@ -269,8 +270,9 @@ class Page {
     about.hidden = this.matched.length > 0;
     if (about.hidden) return about.replaceChildren();
     const say = (title, ...more) => about.replaceChildren(el("h2", {}, title), ...more);
+    if (!this.state.experiments.length && this.experiments.length) return say("Choose an experiment");
     if (!this.listed.length && this.state.filter) return say("No run matches this search");
-    if (!this.chosen.length && this.listed.length) return say("Choose runs on the left");
+    if (!this.chosen.length && this.listed.length) return say("Choose runs");
     if (this.keys.length)
       return say(
         "No metric matches",
@@ -303,7 +305,7 @@ class Page {
     const names = this.state.keys;
     // Long lists do not fit an address; then all metrics come, and those that nobody sees are passed over.
     const keys = names.includes("*") || names.join().length > LONGEST_NAMES ? [] : names;
-    if (!this.chosen.length) this._showLive(null);
+    if (!this.chosen.length) showLive(null);
     return this._live.follow(
       this.chosen.map((run) => run.id),
       keys,
@@ -352,18 +354,8 @@ class Page {
   }
 
   _connectTools() {
-    byId("tools").addEventListener("submit", (event) => event.preventDefault());
-    byId("smooth").addEventListener("input", (event) => this.change({ smooth: Number(event.target.value) }));
-    byId("bands").addEventListener("change", (event) => this.change({ bands: event.target.value }));
-    for (const radio of document.querySelectorAll('input[name="x"]')) {
-      radio.addEventListener("change", () => this.change({ x: radio.value }));
-    }
-    for (const radio of document.querySelectorAll('input[name="y"]')) {
-      radio.addEventListener("change", () => this.change({ log: radio.value === "log" }));
-    }
-    byId("unzoom").addEventListener("click", () => this.unzoom());
+    connectTools((patch) => this.change(patch));
     byId("more").addEventListener("click", () => ((this._room += CHARTS_AT_ONCE), this._showCharts()));
-    byId("copy").addEventListener("click", () => this._copy());
     dark.addEventListener("change", () => {
       this._showLegend();
       this._pickers.showRuns();
@@ -376,53 +368,19 @@ class Page {
     });
     new ResizeObserver(() => this._eachSeen((chart) => chart.fit())).observe(byId("charts"));
     server.away.listener = (isAway) => {
-      this._trouble(isAway ? "The server is away; trying again until it is back" : "");
+      tellTrouble(isAway ? "The server is away; trying again until it is back" : "");
     };
-  }
-
-  _showTools() {
-    const { smooth, x, log, bands, from } = this.state;
-    byId("smooth").value = smooth;
-    byId("smooth-value").textContent = smooth ? smooth.toFixed(2) : "off";
-    document.querySelector(`input[name="x"][value="${x}"]`).checked = true;
-    document.querySelector(`input[name="y"][value="${log ? "log" : "linear"}"]`).checked = true;
-    byId("bands").value = bands;
-    byId("bands").disabled = x !== "step";
-    byId("bands").title = x === "step" ? "" : "Bands go by step";
-    byId("unzoom").hidden = from === null;
-  }
-
-  _showLive(open) {
-    const live = byId("live");
-    live.dataset.state = open === null ? "off" : open ? "on" : "broken";
-    live.textContent = open ? "Live" : "Reconnecting …";
-  }
-
-  async _copy() {
-    try {
-      await navigator.clipboard.writeText(location.href);
-      byId("copy").textContent = "Copied";
-      setTimeout(() => (byId("copy").textContent = "Copy link"), 1500);
-    } catch {
-      this._trouble("The browser does not let this page copy; the address bar has the link");
-    }
-  }
-
-  /** One line about what went wrong; an empty one takes it away. */
-  _trouble(text) {
-    byId("trouble").textContent = text;
-    byId("trouble").hidden = !text;
   }
 
   async _guard(work) {
     try {
       await work();
-      if (!server.away.count && this._guarded) this._trouble("");
+      if (!server.away.count && this._guarded) tellTrouble("");
       this._guarded = false;
     } catch (error) {
       if (error.name === "AbortError") return;
       this._guarded = true;
-      this._trouble(error.message);
+      tellTrouble(error.message);
     }
   }
 }
