@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -73,6 +75,22 @@ class Logger:
         return answer
 
 
+def uploaded_bytes(url: str) -> float:
+    """What the gateway has received of artifacts, once no upload is under way: it counts those that have ended."""
+    deadline = time.monotonic() + 10
+    while True:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=30) as page:
+            text = page.read().decode()
+        if not _number(text, "runstream_artifact_transfers") or time.monotonic() > deadline:
+            return _number(text, "runstream_artifact_bytes_total")
+        time.sleep(0.1)
+
+
+def _number(text: str, name: str) -> float:
+    found = re.search(rf'^{name}{{direction="up"}} (\S+)$', text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
 def percentiles(times: list[float]) -> dict[str, float]:
     """p50, p99 and the worst, in milliseconds."""
     cuts = statistics.quantiles(times, n=100, method="inclusive")
@@ -87,12 +105,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--store", choices=["file", "s3"], default="file")
     parser.add_argument("--per-second", type=float, default=20.0, help="batches of 1,000 points")
     parser.add_argument("--idle-s", type=float, default=20.0, help="how long to log alone, in each turn")
+    parser.add_argument(
+        "--beside-s",
+        type=float,
+        default=600.0,
+        help="how long to log beside uploads at most; then they are dropped",
+    )
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--out", type=Path, help="file for the results as JSON")
     arguments = parser.parse_args(argv)
     alone: list[float] = []
     beside: list[float] = []
-    moved_s = 0.0
+    moved = moved_s = 0.0
     with tempfile.TemporaryDirectory(prefix="beside-") as temporary:
         folder = Path(temporary)
         with (
@@ -104,6 +128,7 @@ def main(argv: list[str] | None = None) -> int:
             for turn in range(arguments.turns):
                 alone += logger.log(arguments.idle_s, arguments.per_second)
                 parts = urlsplit(server.url)
+                before = uploaded_bytes(server.url)
                 began = time.perf_counter()
                 uploads = subprocess.Popen(
                     [
@@ -119,12 +144,17 @@ def main(argv: list[str] | None = None) -> int:
                     stdout=subprocess.PIPE,
                 )
                 time.sleep(0.5)
-                while uploads.poll() is None:
+                while uploads.poll() is None and time.perf_counter() < began + arguments.beside_s:
                     beside += logger.log(1, arguments.per_second)
                 moved_s += time.perf_counter() - began
-                outcome = json.loads(uploads.communicate()[0])
-                if set(outcome["statuses"]) != {200}:
-                    raise SystemExit(f"uploads answered {outcome['statuses']}")
+                if uploads.poll() is None:
+                    uploads.kill()
+                    uploads.communicate()
+                else:
+                    outcome = json.loads(uploads.communicate()[0])
+                    if set(outcome["statuses"]) != {200}:
+                        raise SystemExit(f"uploads answered {outcome['statuses']}")
+                moved += uploaded_bytes(server.url) - before
     ratio = percentiles(beside)["p99"] / percentiles(alone)["p99"]
     result = {
         "store": arguments.store,
@@ -132,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
         "beside_ms": percentiles(beside),
         "p99_ratio": round(ratio, 2),
         "batches": [len(alone), len(beside)],
-        "upload_mb_per_s": round(arguments.turns * arguments.uploads * arguments.gb * 1000 / moved_s),
+        "upload_mb_per_s": round(moved / moved_s / 1e6),
         "machine": {**machine_facts(), **calibrate().__dict__},
     }
     print(json.dumps(result, indent=1))
