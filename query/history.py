@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from query.distributed import delete_runs
 from query.page_tokens import create_page_token, parse_page_token
 from query.sampling import sample_stream
 from query.series import EMPTY, Ints, Series, by_step, by_time, ntile_positions
@@ -182,9 +183,7 @@ class HistoryReader:
         """Remove every point of these runs for good (``mlflow gc``); returns when readers no longer see
         them."""
         self._snapshots.forget_runs(set(run_ids))
-        self._database.execute(
-            "DELETE FROM metrics WHERE run_id IN {runs:Array(String)}", {"runs": list(run_ids)}
-        )
+        delete_runs(self._database, run_ids)
 
     def _read_bounded(self, run_id: str, key: str) -> Series | None:
         """The whole series, or ``None`` if it is too long to be held."""

@@ -3,7 +3,8 @@
 For a query service apart from the writer. While somebody listens, each round makes the writer flush, looks
 which parts have appeared since the last round, and reads the listened runs' rows of them. A part that was
 merged out of new and known ones shows known points again; of those only recent ones are passed on, and
-listeners that care drop repeats.
+listeners that care drop repeats. A cluster's Distributed table has no parts here: there each round reads the runs'
+recent points and passes on those that the round before did not show.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from query.consistency import Barrier
+from query.distributed import distributed_table
 from query.live import Hub
 from query.parts import Coverage, active_parts, coverage
 from query.workers import BusyError, Workers
@@ -52,13 +54,15 @@ class PolledFeed:
         self._interval_s = interval_s
         self._wall_clock = wall_clock
         self._seen: Coverage | None = None
+        self._distributed: bool | None = None
+        self._shown: dict[str, set[int]] = {}
 
     async def run(self) -> None:
         """Work until cancelled; what goes wrong is logged and tried again."""
         while True:
             runs = self._hub.runs()
             if not runs:
-                self._seen = None
+                self._seen, self._shown = None, {}
                 await asyncio.sleep(_IDLE_S)
                 continue
             try:
@@ -71,6 +75,28 @@ class PolledFeed:
             await asyncio.sleep(self._interval_s)
 
     def _new_points(self, runs: list[str]) -> PointColumns | None:
+        if self._distributed is None:
+            self._distributed = distributed_table(self._database) is not None
+        return self._unseen_recent(runs) if self._distributed else self._of_new_parts(runs)
+
+    def _unseen_recent(self, runs: list[str]) -> PointColumns | None:
+        found = self._database.arrow(
+            "SELECT DISTINCT run_id, key, step, timestamp, value, sipHash64(key, step, timestamp, value) AS name"
+            " FROM metrics WHERE run_id IN {runs:Array(String)} AND timestamp >= {recent:Int64}"
+            " ORDER BY timestamp DESC LIMIT {rows:UInt64}",
+            {"runs": runs, "recent": int(self._wall_clock() * 1000) - _RECENT_MS, "rows": _MAX_ROWS},
+        )
+        rows = list(zip(found.column("run_id").to_pylist(), found.column("name").to_pylist(), strict=True))
+        before, self._shown = self._shown, {run: set() for run in runs}
+        for run, name in rows:
+            self._shown[run].add(name)
+        # Of a run that was not listened to before, everything is old.
+        fresh = [run in before and name not in before[run] for run, name in rows]
+        unseen = found.filter(pa.array(fresh, pa.bool_()))
+        order = [(name, "ascending") for name in ("run_id", "key", "step", "timestamp")]
+        return _columns(unseen.sort_by(order)) if unseen.num_rows else None
+
+    def _of_new_parts(self, runs: list[str]) -> PointColumns | None:
         parts = active_parts(self._database)
         seen, self._seen = self._seen, coverage(parts, self._seen)
         if seen is None:

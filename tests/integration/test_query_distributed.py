@@ -1,0 +1,48 @@
+"""Live points where the table has no parts to look at, as on a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+
+import pytest
+
+from query.distributed import DistributedTable
+from query.live import Hub
+from query.polled_feed import PolledFeed
+from query.workers import Workers
+from support.clickhouse_engine import insert_points, shared_database
+from support.query_server import Fresh
+
+
+async def test_new_points_are_found_without_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The embedded engine knows no clusters: the table only says that it is a Distributed one.
+    behind = DistributedTable("main", "runstream", "metrics_local")
+    monkeypatch.setattr("query.polled_feed.distributed_table", lambda _: behind)
+    monkeypatch.setattr("query.polled_feed.active_parts", lambda _: [])
+    database, run, now = shared_database(), uuid.uuid4().hex, int(time.time() * 1000)
+    hub, workers = Hub(), Workers(threads=1, max_waiting=8, timeout_s=30)
+    insert_points(database, run, "k", [(-1, now, 1.0)])
+    listener = hub.listen([run])
+    assert listener is not None
+    feeding = asyncio.create_task(PolledFeed(database, workers, Fresh(), hub, interval_s=0.01).run())
+    found: list[int] = []
+    try:
+        deadline = time.monotonic() + 30
+        step = 0
+        # What was inserted before the first round is old; when that was, only its consequence shows.
+        while not found and time.monotonic() < deadline:
+            insert_points(database, run, "k", [(step, now, 1.0), (step, now, float("nan"))])
+            step += 1
+            found = [s for event in await listener.take(0.2) for s in event.steps]
+        insert_points(database, run, "k", [(1_000, now, 1.0)])
+        while 1_000 not in found and time.monotonic() < deadline:
+            found += [s for event in await listener.take(1) for s in event.steps]
+    finally:
+        feeding.cancel()
+        await asyncio.wait([feeding])
+        await workers.close()
+    assert found.count(1_000) == 1
+    assert -1 not in found
+    assert all(found.count(s) == 2 for s in found if s != 1_000)
