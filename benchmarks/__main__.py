@@ -34,7 +34,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--servers", help=f"comma-separated, of {', '.join(CONTENDERS)}")
     parser.add_argument("--sessions", help="comma-separated, of core, pressure, special")
-    parser.add_argument("--rows", help="comma-separated names of rows; the others are left out")
+    parser.add_argument(
+        "--rows", help="comma-separated names of rows; the others are left out. Only by name: memory"
+    )
     parser.add_argument("--seconds", type=float, help="how long each load lasts, instead of the profile's")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for the results")
     parser.add_argument("--work-dir", type=Path, help="folder for the servers' data; temporary if not given")
@@ -57,6 +59,9 @@ def _chosen(arguments: argparse.Namespace) -> tuple[rows.Profile, list[str]]:
     ]
     if arguments.rows:
         wanted = arguments.rows.split(",")
+        if "memory" in wanted:
+            # Ten minutes of full load do not fit into a whole benchmark.
+            sessions.append(rows.memory(arguments.seconds or 600, ("runstream",)))
         sessions = [replace(s, rows=tuple(r for r in s.rows if r.name in wanted)) for s in sessions]
     if arguments.seconds:
         sessions = [

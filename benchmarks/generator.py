@@ -4,7 +4,8 @@ Runs as a process of its own (``python -m benchmarks.generator JOB.json``), so t
 from the servers'. One thread, ``epoll`` and plain sockets: 8-10 µs of CPU per small request, what wrk with a Lua
 script needs, and unlike wrk it knows which request an answer belongs to (``benchmarks/crosscheck.py`` compares).
 
-Each request is sent once. After the deadline nothing new is sent, and the answers under way are waited for.
+Each request is sent once; a body may serve several, with other steps each time. After the deadline nothing new
+is sent, and the answers under way are waited for.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.load import ACKNOWLEDGED, FAILED, GRACE_S, LOST, REFUSED, Job, LoadResult
+from benchmarks.workloads import replayed
 
 
 class _Connection:
@@ -65,8 +67,9 @@ class Generator:
             "Content-Type: application/json\r\nContent-Length: "
         ).encode()
         self._next = job.first
-        self._end = min(len(index), job.stop_after if job.stop_after is not None else len(index))
-        self._ledger = bytearray(len(index))
+        total = len(index) * job.passes
+        self._end = min(total, job.stop_after if job.stop_after is not None else total)
+        self._ledger = bytearray(total)
         self._latency: list[float] = []
         self._finished: list[float] = []
         self._statuses: dict[str, int] = {}
@@ -141,16 +144,13 @@ class Generator:
     def _send(self, connection: _Connection, began: float) -> None:
         number = self._next
         self._next = number + 1
-        offset, length = self._offsets[number], self._lengths[number]
-        opening = self._ids[self._runs[number]]
-        data = b"".join(
-            (
-                self._head,
-                b"%d\r\n\r\n" % (len(opening) + length),
-                opening,
-                self._bodies[offset : offset + length],
-            )
-        )
+        in_pass, place = divmod(number, len(self._offsets))
+        offset, length = self._offsets[place], self._lengths[place]
+        opening = self._ids[self._runs[place]]
+        body = self._bodies[offset : offset + length]
+        if in_pass:
+            body = replayed(body, in_pass)
+        data = b"".join((self._head, b"%d\r\n\r\n" % (len(opening) + length), opening, body))
         connection.request = number
         connection.began = began
         self._busy += 1
@@ -258,7 +258,9 @@ class Generator:
         return LoadResult(
             sent=self._next - self._job.first,
             acknowledged=int(counts[ACKNOWLEDGED]),
-            acknowledged_points=int(self._index["points"][ledger == ACKNOWLEDGED].sum()),
+            acknowledged_points=int(
+                np.tile(self._index["points"], self._job.passes)[ledger == ACKNOWLEDGED].sum()
+            ),
             refused=int(counts[REFUSED]),
             failed=int(counts[FAILED]),
             lost=int(counts[LOST]),

@@ -26,7 +26,7 @@ class Job:
     Closed loop without ``rate`` (each connection sends its next request when its last is answered). With
     ``rate`` (requests per second) requests fall due at even intervals and latency counts from then, unless
     ``drop_late``: then a request that finds no free connection when it is due is left out, and latency counts
-    from sending.
+    from sending. Bodies are sent again in each of the ``passes``, as ``workloads.replayed``.
     """
 
     host: str
@@ -42,6 +42,7 @@ class Job:
     drop_late: bool = False
     first: int = 0
     stop_after: int | None = None
+    passes: int = 1
 
 
 @dataclass

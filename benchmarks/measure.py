@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 
 _SAMPLE_S = 0.5
+_SAMPLES_KEPT = 300
 # Above this share of all processors used by others (or stolen by the hypervisor), a run says little.
 FOREIGN_LIMIT = 0.08
 
@@ -73,12 +74,16 @@ def _memory_copy() -> None:
 
 @dataclass
 class Usage:
-    """What was used between ``Meter.start`` and ``stop``. Seconds of CPU; memory in bytes; shares of 1."""
+    """What was used between ``Meter.start`` and ``stop``. Seconds of CPU; memory in bytes; shares of 1.
+
+    ``memory`` is what each role took over time, at most some hundreds of samples.
+    """
 
     seconds: float = 0.0
     cpu_s: dict[str, float] = field(default_factory=dict)
     peak_bytes: dict[str, int] = field(default_factory=dict)
     peak_total_bytes: int = 0
+    memory: list[tuple[float, dict[str, int]]] = field(default_factory=list)
     foreign_share: float = 0.0
     stolen_share: float = 0.0
 
@@ -121,6 +126,7 @@ class Meter:
         self._sample()
         usage = self._usage
         usage.seconds = time.monotonic() - self._began
+        usage.memory = usage.memory[:: 1 + len(usage.memory) // _SAMPLES_KEPT]
         ours = 0.0
         for pid, last in self._last.items():
             used = last - self._first[pid]
@@ -160,8 +166,11 @@ class Meter:
                     memory[role] = memory.get(role, 0) + sizes.rss - sizes.shared
                     shared[role] = max(shared.get(role, 0), sizes.shared)
             peaks = self._usage.peak_bytes
-            for role, size in memory.items():
-                peaks[role] = max(peaks.get(role, 0), size + shared[role])
+            sizes_now = {role: size + shared[role] for role, size in memory.items()}
+            for role, size in sizes_now.items():
+                peaks[role] = max(peaks.get(role, 0), size)
+            if not first:
+                self._usage.memory.append((round(time.monotonic() - self._began, 1), sizes_now))
             total = sum(memory.values()) + sum(shared.values())
             self._usage.peak_total_bytes = max(self._usage.peak_total_bytes, total)
 

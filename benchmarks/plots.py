@@ -11,11 +11,12 @@ _COLOURS = ("#0b7285", "#e8590c", "#f08c00", "#5f3dc4", "#9775fa", "#2f9e44", "#
 
 
 def draw(outcome: dict[str, Any], folder: Path) -> None:
-    """Writes ``throughput``, ``latency`` and ``cpu``; nothing if no row of theirs was run."""
+    """Writes ``throughput``, ``latency``, ``cpu`` and ``memory``; nothing if no row of theirs was run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _memory(outcome, folder / "memory")
     entries = [e for e in outcome["table"] if e["row"] in _ROWS and "error" not in e]
     if not entries:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     titles = {name: server["title"] for name, server in outcome["servers"].items()}
     _bars(
         entries,
@@ -26,6 +27,35 @@ def draw(outcome: dict[str, Any], folder: Path) -> None:
     )
     _bars(entries, titles, "p99_ms", "p99 of a request, milliseconds", folder / "latency")
     _bars(entries, titles, "cpu_s_per_million", "CPU seconds per million points", folder / "cpu")
+
+
+def _memory(outcome: dict[str, Any], path: Path) -> None:
+    """What each of Runstream's roles took over time, in its longest row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [e for e in outcome["table"] if e["server"] == "runstream" and len(e.get("memory", [])) > 1]
+    if not rows:
+        return
+    longest = max(rows, key=lambda entry: entry["memory"][-1][0])
+    samples = longest["memory"]
+    plot = Figure(figsize=(9, 3.2), layout="constrained")
+    FigureCanvasAgg(plot)
+    axes = plot.add_subplot()
+    for number, role in enumerate(sorted({role for _, roles in samples for role in roles})):
+        axes.plot(
+            [at for at, _ in samples],
+            [roles.get(role, 0) / 1e6 for _, roles in samples],
+            label=role,
+            color=_COLOURS[number % len(_COLOURS)],
+        )
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(f"seconds of load: {longest['title']}")
+    axes.set_ylabel("resident memory, MB")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    plot.savefig(path.with_suffix(".svg"))
+    plot.savefig(path.with_suffix(".png"), dpi=144)
 
 
 def _bars(

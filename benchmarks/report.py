@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots
+from benchmarks import plots, targets
 
 Result = dict[str, Any]
 _SLOW_MODE = 1.15
@@ -19,6 +20,7 @@ def write(outcome: dict[str, Any], folder: Path, docs: Path | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     outcome["speed"] = _speed(outcome["calibrations"], folder / "fastest.json")
     outcome["table"] = combine(outcome["results"])
+    outcome["targets"] = [asdict(target) for target in targets.judge(outcome["table"], outcome["sessions"])]
     text = render(outcome)
     stamp = outcome["began_at"].replace(":", "")
     (folder / f"{outcome['profile']}-{stamp}.json").write_text(json.dumps(outcome, indent=1))
@@ -94,6 +96,7 @@ def render(outcome: dict[str, Any]) -> str:
     for row in dict.fromkeys(entry["row"] for entry in outcome["table"]):
         entries = [entry for entry in outcome["table"] if entry["row"] == row]
         parts.append(f"### {entries[0]['title']}\n\n{_row_table(row, entries, titles, outcome['limits'])}")
+    parts.append("### Targets\n\n" + _targets(outcome))
     parts.append("### What was kept\n\n" + _kept(outcome, titles))
     parts += [f"Left out: {line}" for line in outcome["left_out"]]
     parts += [f"Failed: {line}" for line in outcome["errors"]]
@@ -189,6 +192,12 @@ def _row_table(
 def _first_line(error: str) -> str:
     """What a failed answer said, without its headers."""
     return "first failed answer: " + error.rpartition("\r\n\r\n")[2].strip().replace("\n", " ")[:300]
+
+
+def _targets(outcome: dict[str, Any]) -> str:
+    said = {True: "yes", False: "NO", None: "-"}
+    shown = [[t["load"], t["target"], t["measured"], said[t["met"]]] for t in outcome["targets"]]
+    return _markdown(["load", "target", "measured", "met"], shown)
 
 
 def _kept(outcome: dict[str, Any], titles: dict[str, str]) -> str:

@@ -6,23 +6,26 @@ speed reach all of them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
-from benchmarks.workloads import Shape
+from benchmarks.workloads import MAX_PASSES, REPLAYED_BASE, Shape
 
 RUNS = 200
 KEYS = 50
 SEED = 20_260_801
 PEER_SECONDS = 6.0
+_BUILT_S = 10.0
 # In this order, so that the most telling are in if the machine is too slow for all.
 QUICK = ("runstream", "mlflow-postgres", "fasttrackml-sqlite", "mlflow-sqlite")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. ``kind`` is how it runs: load, half, overload, reads, reads-at-load, retry.
+    """One line of the table. ``kind`` is how it runs: load, memory, half, overload, reads, reads-at-load, retry.
 
     A load lasts ``seconds``, on the peers at most ``PEER_SECONDS``: their rates are steady from the first second.
+    Bodies that are replayed are built for ``_BUILT_S`` of the load.
     """
 
     name: str
@@ -55,9 +58,23 @@ class Profile:
     limit_seconds: float
 
 
+def _replayed(seconds: float, points_per_s: float, points: int) -> tuple[int, int]:
+    """How many bodies, and in how many passes, so that they do not run out."""
+    total = _requests(seconds, points_per_s, points)
+    passes = max(1, min(MAX_PASSES, math.ceil(seconds / _BUILT_S)))
+    return math.ceil(total / passes), passes
+
+
 def _requests(seconds: float, points_per_s: float, points: int) -> int:
     """Enough bodies for a server that takes ``points_per_s``; a faster one ends its load early."""
     return max(int(seconds * points_per_s / points), 50)
+
+
+def _headline(seconds: float, runs: int = RUNS, connections: int = 32) -> Row:
+    requests, passes = _replayed(seconds, 1_200_000 if runs == RUNS else 60_000, 1000)
+    shape = Shape(runs, KEYS, 1000, requests, step_base=REPLAYED_BASE, passes=passes)
+    title = f"log-batch of 1,000, {connections} connections"
+    return Row("batch-1000", title, "load", shape, connections, seconds)
 
 
 def _batch(points: int, connections: int, seconds: float, cap: float, base: int, runs: int = RUNS) -> Row:
@@ -88,9 +105,9 @@ def _reads(seconds: float) -> Row:
 
 def _core(seconds: float, headline: float, contenders: tuple[str, ...]) -> Session:
     rows = (
-        _batch(1000, 32, headline, 1_200_000, 0),
-        _batch(100, 64, seconds, 600_000, 10_000_000),
-        _single(64, seconds, 20_000_000),
+        _headline(headline),
+        _batch(100, 64, seconds, 600_000, 2_000_000_000),
+        _single(64, seconds, 3_000_000_000),
         _reads(seconds),
     )
     return Session("core", rows, contenders, size=True)
@@ -125,9 +142,9 @@ def _special(seconds: float, many: int, contenders: tuple[str, ...]) -> Session:
         ),
         Row(
             "series",
-            "1,000,000 new series in one run",
+            "1,000,000 series in one run, new ones first",
             "load",
-            Shape(1, 1, 1000, 1000, step_base=0, series=1_000_000),
+            Shape(1, 1, 1000, 1000, step_base=REPLAYED_BASE, series=1_000_000, passes=20),
             32,
             2 * seconds,
         ),
@@ -135,7 +152,15 @@ def _special(seconds: float, many: int, contenders: tuple[str, ...]) -> Session:
             "long-keys",
             "keys of 250 characters, batches of 1,000",
             "load",
-            Shape(RUNS, KEYS, 1000, _requests(seconds, 500_000, 1000), key_length=250),
+            Shape(
+                RUNS,
+                KEYS,
+                1000,
+                _requests(2, 800_000, 1000),
+                REPLAYED_BASE,
+                key_length=250,
+                passes=MAX_PASSES,
+            ),
             32,
             seconds,
         ),
@@ -152,12 +177,18 @@ def _special(seconds: float, many: int, contenders: tuple[str, ...]) -> Session:
     return Session("special", rows, contenders)
 
 
+def memory(seconds: float, contenders: tuple[str, ...]) -> Session:
+    """Full load for a long time, to see that memory stays flat: not part of a whole benchmark."""
+    row = replace(_headline(seconds), name="memory", title="memory at full load", kind="memory")
+    return Session("memory", (row,), contenders, size=True)
+
+
 def _smoke(contenders: tuple[str, ...]) -> Session:
-    base = _batch(1000, 8, 1, 60_000, 0, runs=8)
+    base = _headline(1, runs=8, connections=8)
     rows = (
         base,
-        _batch(100, 16, 1, 60_000, 10_000_000, runs=8),
-        _single(16, 1, 20_000_000, runs=8),
+        _batch(100, 16, 1, 60_000, 2_000_000_000, runs=8),
+        _single(16, 1, 3_000_000_000, runs=8),
         _like(base, "overload", "twice that rate offered", "overload", 1, 30_000_000, 100_000),
         Row("retry", "a retried batch", "retry", Shape(1, 10, 1000, 32, step_base=100_000_000), 8, 2),
         _reads(1),
@@ -174,7 +205,7 @@ def profile(name: str, contenders: tuple[str, ...]) -> Profile:
             name, 130, (_core(3, 4, contenders),), read_runs=10, sample_requests=20, limit_seconds=3
         )
     sessions = (
-        _core(8, 30, contenders),
+        _core(8, 60, contenders),
         _pressure(6, contenders),
         _special(6, 10_000_000, contenders),
         _core(8, 30, contenders),

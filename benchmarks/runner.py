@@ -40,6 +40,7 @@ class SessionRun:
         self._entries: list[Entry] = []
         self._kinds: dict[str, Callable[[Row], Result]] = {
             "load": self._load,
+            "memory": self._load,
             "half": self._half,
             "overload": self._overload,
             "reads": self._reads,
@@ -118,6 +119,7 @@ class SessionRun:
             run_ids=self._runs[row.name],
             connections=row.connections,
             seconds=seconds,
+            passes=requests.passes,
             out=str(self._folder / f"{self._server.name}-{self._session.name}-{row.name}"),
         )
         return replace(job, **changes)
@@ -195,15 +197,14 @@ class SessionRun:
     def _drain(self, row: Row, entry: Entry, result: LoadResult) -> float | None:
         """Seconds from the last acknowledgement until what was acknowledged last can be read."""
         done = np.flatnonzero(entry.ledger == ACKNOWLEDGED)[-_DRAIN_SERIES:]
-        index = entry.requests.index
         deadline = time.monotonic() + _DRAIN_LIMIT_S
         if row.shape.runs == 1 and row.shape.series is None:
             # One run with few keys: its histories are long, and reading one would take longer than the drain.
             self._client.latest(entry.run_ids[0])
             return max(0.0, time.monotonic() - result.ended)
         for number in reversed(done.tolist()):
-            run_id = entry.run_ids[int(index[number]["run"])]
-            key, point = verify.parse(entry.requests.body(index[number], run_id))[-1]
+            run_id, body = entry.requests.nth(number, entry.run_ids)
+            key, point = verify.parse(body)[-1]
             while point not in self._client.history(run_id, key):
                 if time.monotonic() > deadline:
                     return None
@@ -257,6 +258,7 @@ def _usage_facts(usage: Usage, result: LoadResult | None) -> Result:
         "cpu_s": usage.cpu_s,
         "peak_bytes": usage.peak_bytes,
         "peak_total_bytes": usage.peak_total_bytes,
+        "memory": usage.memory,
         "foreign_share": usage.foreign_share,
         "stolen_share": usage.stolen_share,
         "disturbed": usage.disturbed,

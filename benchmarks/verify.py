@@ -33,7 +33,7 @@ class Entry:
 
     def points(self, *, acknowledged: bool) -> int:
         wanted = self.ledger == ACKNOWLEDGED if acknowledged else self.ledger != NOT_SENT
-        return int(self.requests.index["points"][wanted].sum())
+        return int(np.tile(self.requests.index["points"], self.requests.passes)[wanted].sum())
 
 
 @dataclass
@@ -65,8 +65,8 @@ def check_sample(
         index = entry.requests.index
         expected: dict[tuple[str, str], list[Point]] = defaultdict(list)
         for number in sorted(int(choice) for choice in chosen):
-            run_id = entry.run_ids[int(index[number]["run"])]
-            points = parse(entry.requests.body(index[number], run_id))
+            run_id, body = entry.requests.nth(number, entry.run_ids)
+            points = parse(body)
             keys = list(dict.fromkeys(key for key, _ in points))
             picked = set(rng.choice(keys, min(_SERIES_PER_REQUEST, len(keys)), replace=False).tolist())
             for key, point in points:

@@ -5,7 +5,8 @@ generator puts each server's own in front. Everything after it is the same for e
 shape that MLflow's client sends (``json.dumps`` with its default separators).
 
 Points are unique: within a row (run, key, step) never repeats, and each row counts its steps from a base of
-its own.
+its own. Bodies may be sent in several passes, so that a fast server does not run out of them: their steps then have
+nine digits that begin with 10, and each pass puts 11, 12, … in place of that.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ START_MS = 1_760_000_000_000
 LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 LOG_METRIC = "/api/2.0/mlflow/runs/log-metric"
 
+# Where steps begin that can be replayed, and how often.
+REPLAYED_BASE = 100_000_000
+MAX_PASSES = 90
+_FIRST_PASS = 10
+
 # A run's points are rendered in pieces of at most this many steps, which bounds memory.
 _MAX_PIECE_STEPS = 400
 
@@ -35,7 +41,8 @@ class Shape:
     """What one row sends.
 
     ``runs`` and ``keys`` span the series; a request holds ``points`` points of one run, all keys of a step
-    before the next step; ``requests`` is how many there are at most. ``step_base`` keeps rows apart. With
+    before the next step; ``requests`` is how many are built, each sent ``passes`` times at most. ``step_base``
+    keeps rows apart, and is ``REPLAYED_BASE`` if there are several passes. With
     ``series`` each request brings keys never seen before, until there are so many series, then starts over at
     the next step. ``single`` makes log-metric calls.
     """
@@ -48,15 +55,20 @@ class Shape:
     key_length: int | None = None
     series: int | None = None
     single: bool = False
+    passes: int = 1
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Built bodies on disk: ``bodies`` back to back, ``index`` (dtype ``INDEX``) one entry a request."""
+    """Built bodies on disk: ``bodies`` back to back, ``index`` (dtype ``INDEX``) one entry a body.
+
+    Requests are numbered through all passes: ``number`` divided by the number of bodies is the pass.
+    """
 
     path: str
     bodies: Path
     index_file: Path
+    passes: int = 1
 
     @property
     def index(self) -> NDArray[np.void]:
@@ -69,9 +81,30 @@ class Requests:
             file.seek(int(entry["offset"]))
             return b'{"run_id": "' + run_id.encode() + file.read(int(entry["length"]))
 
+    def nth(self, number: int, run_ids: Sequence[str]) -> tuple[str, bytes]:
+        """The run and the whole body of request ``number``."""
+        index = self.index
+        in_pass, place = divmod(number, len(index))
+        run_id = run_ids[int(index[place]["run"])]
+        return run_id, replayed(self.body(index[place], run_id), in_pass)
+
+
+def replayed(body: bytes, in_pass: int) -> bytes:
+    """The body as a later pass sends it: of the same length, with steps of its own."""
+    return (
+        body.replace(b'"step": %d' % _FIRST_PASS, b'"step": %d' % (_FIRST_PASS + in_pass))
+        if in_pass
+        else body
+    )
+
 
 def build(shape: Shape, folder: Path, seed: int) -> Requests:
     """Write all of a row's bodies below ``folder``; synced, so that write-back does not disturb the runs."""
+    steps = (shape.requests * shape.points) // (shape.runs * (shape.series or shape.keys)) + _MAX_PIECE_STEPS
+    if shape.passes > 1 and (
+        shape.passes > MAX_PASSES or shape.step_base != REPLAYED_BASE or steps >= REPLAYED_BASE // 10
+    ):
+        raise ValueError(f"these bodies cannot be replayed: {shape}")
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     source = _new_series(shape, rng) if shape.series else _curves(shape, rng)
@@ -86,7 +119,7 @@ def build(shape: Shape, folder: Path, seed: int) -> Requests:
         os.fsync(file.fileno())
     index_file = folder / "index.npy"
     np.save(index_file, np.array(entries, INDEX))
-    return Requests(LOG_METRIC if shape.single else LOG_BATCH, bodies, index_file)
+    return Requests(LOG_METRIC if shape.single else LOG_BATCH, bodies, index_file, shape.passes)
 
 
 def _run_order(shape: Shape, rng: np.random.Generator) -> Iterator[int]:

@@ -22,7 +22,7 @@ from benchmarks import verify, workloads
 from benchmarks.client import Client
 from benchmarks.load import ACKNOWLEDGED, FAILED, LOST, REFUSED, Job, Load
 from benchmarks.verify import Entry, Verdict
-from benchmarks.workloads import Shape
+from benchmarks.workloads import REPLAYED_BASE, Shape
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ROWS = {"batch-1000", "batch-100", "log-metric", "overload", "retry", "reads"}
@@ -33,6 +33,8 @@ SHAPES = [
     Shape(runs=4, keys=10, points=1, requests=300, single=True),
     Shape(runs=1, keys=1, points=100, requests=25, series=1000),
     Shape(runs=2, keys=20, points=100, requests=10, key_length=250),
+    Shape(runs=2, keys=20, points=100, requests=10, step_base=REPLAYED_BASE, passes=3),
+    Shape(runs=1, keys=1, points=100, requests=10, step_base=REPLAYED_BASE, series=1000, passes=12),
 ]
 
 
@@ -42,8 +44,12 @@ def test_bodies_are_repeatable_and_points_unique(shape: Shape, tmp_path: Path) -
     again = workloads.build(shape, tmp_path / "two", seed=7)
     assert requests.bodies.read_bytes() == again.bodies.read_bytes()
     seen: Counter[tuple[int, str, int]] = Counter()
-    for entry in requests.index:
-        points = verify.parse(requests.body(entry, "a" * 32))
+    run_ids = [f"{run:032x}" for run in range(shape.runs)]
+    for number in range(shape.requests * shape.passes):
+        entry = requests.index[number % shape.requests]
+        run_id, body = requests.nth(number, run_ids)
+        assert run_id == run_ids[int(entry["run"])]
+        points = verify.parse(body)
         assert len(points) == entry["points"] == shape.points
         for key, (step, _, value) in points:
             assert step >= shape.step_base
@@ -210,6 +216,9 @@ def test_the_whole_harness_runs_and_nothing_is_lost(tmp_path: Path) -> None:
     assert outcome["machine"]["cores"] > 0
     assert len(outcome["limits"]) == 1
     assert "log-batch of 1,000" in (tmp_path / "latest.md").read_text()
-    for plot in ("throughput", "latency", "cpu"):
+    measured = [target["measured"] for target in outcome["targets"] if target["met"] is not None]
+    assert len(measured) > 5
+    assert "### Targets" in (tmp_path / "latest.md").read_text()
+    for plot in ("throughput", "latency", "cpu", "memory"):
         assert (tmp_path / f"{plot}.svg").stat().st_size > 0
         assert (tmp_path / f"{plot}.png").stat().st_size > 0
