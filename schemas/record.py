@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count, islice
 from typing import TypeVar
 
@@ -123,12 +124,13 @@ class RecordBuilder:
         Raises ``struct.error`` if a number does not fit; nothing is added then.
         """
         size = len(keys)
-        packed_steps = struct.pack(f"<{size}q", *steps)
-        packed_timestamps = struct.pack(f"<{size}q", *timestamps)
-        packed_values = struct.pack(f"<{size}d", *values)
+        integers = _packer("q", size)
+        packed_steps = integers(*steps)
+        packed_timestamps = integers(*timestamps)
+        packed_values = _packer("d", size)(*values)
         codes = self._keys
         known = len(codes)
-        packed_codes = struct.pack(f"<{size}I", *[codes[key] for key in keys])
+        packed_codes = _packer("I", size)(*[codes[key] for key in keys])
         if new := len(codes) - known:
             self.approximate_bytes += 4 * new + sum(map(len, islice(reversed(codes), new)))
         run_code = self._runs.get(run_id)
@@ -169,6 +171,11 @@ class RecordBuilder:
             return header + body
         packed: bytes = lz4.block.compress(body, store_size=False)
         return header + packed
+
+
+@lru_cache(512)
+def _packer(kind: str, size: int) -> Callable[..., bytes]:
+    return struct.Struct(f"<{size}{kind}").pack
 
 
 def point_count(record: bytes | memoryview) -> int:

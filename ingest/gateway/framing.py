@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 MAX_HEAD_BYTES = 16 << 10
 _END = b"\r\n\r\n"
+_REMEMBERED_BYTES = 1024
 
 
 @dataclass(slots=True)
@@ -20,6 +21,32 @@ class Head:
     headers: dict[bytes, bytes]
     size: int
     body_bytes: int
+
+
+class Heads:
+    """Reads heads and remembers them: a client sends nearly the same bytes before each of its requests.
+
+    Belongs to one event loop. At most ``limit`` heads of at most a kilobyte; starts over when there would be more.
+    """
+
+    def __init__(self, limit: int = 1000) -> None:
+        self._limit = limit
+        self._known: dict[bytes, Head] = {}
+
+    def read(self, data: bytearray) -> Head | None:
+        """``read_head(data)``; whoever gets a head must not change it."""
+        end = data.find(_END, 0, _REMEMBERED_BYTES)
+        if end < 0:
+            return read_head(data)
+        raw = bytes(memoryview(data)[:end])
+        head = self._known.get(raw)
+        if head is None:
+            head = read_head(data)
+            if head is not None:
+                if len(self._known) >= self._limit:
+                    self._known.clear()
+                self._known[raw] = head
+        return head
 
 
 class NotPlainError(Exception):

@@ -16,7 +16,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from ingest.gateway import answers
 from ingest.gateway.admission import IDENTITY_HEADERS, Identity
-from ingest.gateway.framing import Head, NotPlainError, read_head
+from ingest.gateway.framing import Head, Heads, NotPlainError
 from ingest.gateway.hosts import HostRules
 from ingest.gateway.intake import PARSERS, Intake
 from ingest.gateway.log_request import LogRequest
@@ -58,6 +58,7 @@ class LeanServer:
         self.max_body_bytes = max_body_bytes
         self.retry_after_s = retry_after_s
         self.idle_timeout_s = idle_timeout_s
+        self.heads = Heads()
         self.closing = False
         self.connections: set[LeanConnection] = set()
         self.routes = {
@@ -159,7 +160,7 @@ class LeanConnection(asyncio.Protocol):
                 self._pass_on(part)
                 continue
             try:
-                head = read_head(self._buffer)
+                head = self._server.heads.read(self._buffer)
             except NotPlainError:
                 self._give_away()
                 return
