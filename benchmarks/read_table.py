@@ -170,13 +170,13 @@ def build(folder: Path, shape: Shape, tell: Callable[[str], None] = print) -> di
             return found
         raise SystemExit(f"{folder} holds another table; give another --dir")
     data = DataDir(folder)
-    data.claim()
     database = connect(f"chdb://{data.clickhouse}")
     try:
         migrate(database, Flavour())
         facts = {"shape": asdict(shape), **_fill(database, shape, tell)}
     finally:
         database.close()
+    folder.mkdir(parents=True, exist_ok=True)
     facts_file.write_text(json.dumps(facts, indent=1))
     return facts
 

@@ -16,6 +16,7 @@ _log = logging.getLogger(__name__)
 # Shutting down waits for the part under way, and for this long at most.
 _MAX_STATEMENT_S = 15
 _FORGET_EVERY_S = 3600.0
+_ERROR_PAUSE_S = 60.0
 
 
 class RollupBuilder:
@@ -48,12 +49,12 @@ class RollupBuilder:
         worker = Workers(threads=1, max_waiting=1, timeout_s=2 * _MAX_STATEMENT_S)
         try:
             while True:
-                busy = False
                 try:
-                    busy = await worker.run_unbounded(self.step)
+                    pause_s = 0.0 if await worker.run_unbounded(self.step) else self._interval_s
                 except (DatabaseError, BusyError) as error:
                     _log.warning("long series have no rollups yet", extra={"error": str(error)})
-                await asyncio.sleep(0 if busy else self._interval_s)
+                    pause_s = _ERROR_PAUSE_S
+                await asyncio.sleep(pause_s)
         finally:
             await worker.close()
 
