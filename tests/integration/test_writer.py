@@ -8,6 +8,7 @@ import os
 import random
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -20,7 +21,8 @@ import pytest
 from ingest.queue.local import LocalLogConsumer, LocalLogProducer, read_dead_letters
 from ingest.queue.protocol import Consumer
 from ingest.writer import retry as retry_module
-from ingest.writer.latest import open_latest
+from ingest.writer.latest import LatestValues, open_latest
+from ingest.writer.newest import LatestRows
 from ingest.writer.pipeline import Writer, WriterConfig
 from runstream.clickhouse import connect, create_database
 from runstream.migrate import migrate
@@ -325,6 +327,45 @@ async def test_metadata_database_that_is_locked(place: Place, monkeypatch: pytes
     assert place.latest() == place.newest()
 
 
+class _HeldLatest:
+    """Upserts wait until they are let through."""
+
+    def __init__(self, inner: LatestValues) -> None:
+        self._inner = inner
+        self.begun, self.through = threading.Event(), threading.Event()
+
+    def upsert(self, rows: LatestRows) -> None:
+        self.begun.set()
+        assert self.through.wait(60)
+        self._inner.upsert(rows)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+async def test_blocks_go_on_beside_a_slow_upsert_and_are_not_committed_with_it(place: Place) -> None:
+    latest = _HeldLatest(open_latest(f"sqlite:///{place.metadata}"))
+    writer = Writer(MemoryConsumer(place.queue), place.database, latest, EAGER)
+    running = asyncio.create_task(writer.run())
+    try:
+        place.log()
+        first = place.queue.ends()[0]
+        await until(latest.begun.is_set)
+        place.log()
+        await until(lambda: writer.stats.points == len(place.rows))
+        assert place.queue.committed == {}
+        latest.through.set()
+        assert await writer.flush_until(place.queue.ends(), 30)
+        assert place.queue.commits[0] == {0: first}
+        assert place.queue.committed == {0: place.queue.ends()[0]}
+        assert place.latest() == place.newest()
+    finally:
+        latest.through.set()
+        await writer.stop(30)
+        await running
+        latest.close()
+
+
 async def test_failing_commits_are_repeated(place: Place) -> None:
     place.log()
     place.queue.fail(5)
@@ -438,7 +479,8 @@ async def test_stop_keeps_its_deadline_and_the_next_writer_goes_on(place: Place)
 STOPPING = """
 import asyncio, sys
 from ingest.queue.protocol import Message
-from ingest.writer.latest import open_latest
+from ingest.writer.latest import LatestValues, open_latest
+from ingest.writer.newest import LatestRows
 from ingest.writer.pipeline import Writer, WriterConfig
 from runstream.clickhouse import connect
 from runstream.roles.storage import writing
