@@ -111,16 +111,22 @@ def main(argv: list[str] | None = None) -> int:
         default=600.0,
         help="how long to log beside uploads at most; then they are dropped",
     )
+    parser.add_argument(
+        "--store-dir", type=Path, help="where the store keeps its data, if not beside the server"
+    )
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--out", type=Path, help="file for the results as JSON")
     arguments = parser.parse_args(argv)
     alone: list[float] = []
     beside: list[float] = []
     moved = moved_s = 0.0
-    with tempfile.TemporaryDirectory(prefix="beside-") as temporary:
+    with (
+        tempfile.TemporaryDirectory(prefix="beside-") as temporary,
+        tempfile.TemporaryDirectory(prefix="beside-", dir=arguments.store_dir) as place,
+    ):
         folder = Path(temporary)
         with (
-            _store(arguments.store, folder / "store") as (destination, environment),
+            _store(arguments.store, Path(place) / "store") as (destination, environment),
             runstream(folder, environment, destination("runstream")) as server,
         ):
             logger = Logger(server.url)
