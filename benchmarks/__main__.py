@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -117,13 +118,19 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         first = bodies.get(body_name(session, session.rows[0]))
         outcome["calibrations"].append(asdict(calibrate()))
         if first is not None and session.rows[0].shape.points == 1000:
-            outcome["limits"].append(_limit(first, folder / f"limit-{turn}", profile.limit_seconds))
+            try:
+                outcome["limits"].append(_limit(first, folder / f"limit-{turn}", profile.limit_seconds))
+            except (subprocess.SubprocessError, ValueError, LookupError) as error:
+                outcome["errors"].append(f"the limit: {error}")
         for name in session.contenders:
             if time.monotonic() - began > profile.budget_s and not arguments.servers:
                 left_out.append(f"{name}, session {session.name}, turn {turn + 1}: no time left")
                 continue
             home = folder / f"{turn}-{name}"
-            session_run = SessionRun(CONTENDERS[name](home), session, profile, bodies, folder / "loads")
+            deadline = math.inf if arguments.servers else began + profile.budget_s
+            session_run = SessionRun(
+                CONTENDERS[name](home), session, profile, bodies, folder / "loads", deadline
+            )
             try:
                 session_run.run(lambda line: print(line, flush=True))
             except Exception as error:  # one contender's failure must not hide the others' results

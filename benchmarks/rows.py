@@ -146,7 +146,8 @@ def _special(seconds: float, many: int, contenders: tuple[str, ...]) -> Session:
             "load",
             Shape(1, 1, 1000, 1000, step_base=REPLAYED_BASE, series=1_000_000, passes=20),
             32,
-            2 * seconds,
+            # Long enough for newest values to be written more than once.
+            3.5 * seconds,
         ),
         Row(
             "long-keys",
