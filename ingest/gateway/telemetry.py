@@ -75,13 +75,15 @@ class GatewayTelemetry:
             for route in ("log-batch", "log-metric", "append", "history", "proxy")
         }
 
+        # Requests of the routes since the counters were last brought up to date: a counter costs a system call.
+        self._since = dict.fromkeys(self._by_route, 0)
         for reason in REASONS:
             # From zero, or the first refusal would not show as a rate.
             self._refused.labels(reason)
 
     def request(self, route: str) -> None:
-        """A request on one of the known routes."""
-        self._by_route[route].inc()
+        """A request on one of the known routes; counted with the next append or ``depth``."""
+        self._since[route] += 1
 
     def refused(self, reason: str) -> None:
         """A request answered with an error; ``reason`` is one of few words."""
@@ -89,6 +91,7 @@ class GatewayTelemetry:
 
     def appended(self, points: int, seconds: float, error: Exception | None) -> None:
         """See ``AppendTelemetry``."""
+        self._count_requests()
         self._appends.observe(seconds)
         if error is None:
             self._points.inc(points)
@@ -102,5 +105,12 @@ class GatewayTelemetry:
 
     def depth(self, queue_bytes: int, pending_bytes: int) -> None:
         """How much waits now."""
+        self._count_requests()
         self._queue_bytes.set(queue_bytes)
         self._pending_bytes.set(pending_bytes)
+
+    def _count_requests(self) -> None:
+        for route, number in self._since.items():
+            if number:
+                self._by_route[route].inc(number)
+                self._since[route] = 0

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ingest.queue.protocol import Consumer, Message
@@ -37,7 +38,8 @@ class WriterConfig:
 
     A block is inserted at ``max_rows`` or ``max_bytes`` (of points in memory), when somebody waits for it
     (``flush_until``, or a flush marker in the queue), and else after ``linger_s``, or ``max_linger_s``
-    while a tenth of ``max_rows`` or more came in meanwhile. At most two blocks are held. Newest values are
+    while a tenth of ``max_rows`` or more came in meanwhile. At most two blocks are held. After a poll that
+    brought less than a quarter of ``poll_bytes`` the next one waits ``poll_pause_s``. Newest values are
     written beside the inserts, with a pause of ``latest_pause`` times what the last write took, unless somebody
     waits or they take more than about ``max_latest_bytes``; with very many series that saves most of the work.
     """
@@ -45,6 +47,7 @@ class WriterConfig:
     max_rows: int = 300_000
     max_bytes: int = 64 << 20
     poll_bytes: int = 1 << 20
+    poll_pause_s: float = 0.005
     linger_s: float = 0.2
     max_linger_s: float = 1.0
     latest_pause: float = 4.0
@@ -108,6 +111,7 @@ class Writer:
         self._revocations: dict[int, int] = {}
 
         self._wake = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
         self._running: asyncio.Task[None] | None = None
@@ -211,6 +215,7 @@ class Writer:
         waiter = _Waiter(offsets, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
         self._wake.set()
+        self._hurry.set()
         try:
             return await waiter.applied
         finally:
@@ -250,9 +255,20 @@ class Writer:
             self._batch.add(entries, self._monotonic())
             for entry in entries:
                 self._polled[entry.message.partition] = entry.message.next_offset
+            few = sum(len(message.payload) for message in messages) * 4 < config.poll_bytes
             if self._batch.rows >= config.max_rows or self._batch.size_bytes >= config.max_bytes:
                 self._room.clear()
             self._wake.set()
+            if few and not self._stopping:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Let small records gather, for a poll costs as much as decoding many; ends when somebody waits."""
+        self._hurry.clear()
+        if not self._waiters:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.config.poll_pause_s):
+                    await self._hurry.wait()
 
     async def _poll_once(self, max_bytes: int) -> list[Message]:
         return await self._consumer.poll(max_bytes=max_bytes, timeout_s=_POLL_S)
