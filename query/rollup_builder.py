@@ -22,8 +22,8 @@ _ERROR_PAUSE_S = 60.0
 class RollupBuilder:
     """Looks every ``interval_s`` for a large part that has been there for ``settled_s``, one at a time.
 
-    Younger ones are about to be merged away. Costs a statement a round while there is nothing to do. Nothing depends
-    on it: what has no rollup is scanned.
+    Younger ones are about to be merged away, unless they are huge: then a scan of them hurts most. Costs a statement
+    a round while there is nothing to do. Nothing depends on it: what has no rollup is scanned.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class RollupBuilder:
     ) -> None:
         self._database = database
         self._min_rows = min_rows
+        self._huge_rows = 16 * min_rows
         self._interval_s = interval_s
         self._settled_s = settled_s
         self._clock = clock
@@ -71,7 +72,8 @@ class RollupBuilder:
         due = [
             part
             for part in large
-            if part.content not in self._done and now - self._since[part.content] >= self._settled_s
+            if part.content not in self._done
+            and (part.rows >= self._huge_rows or now - self._since[part.content] >= self._settled_s)
         ]
         if not due:
             self._forget(large)
