@@ -34,7 +34,7 @@ check: install ## lint and type-check
 	$(BIN)/mypy
 
 test: install system check ## install, lint, check types, run every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 $(ARGS)
 
 test-services: install ## the behaviour suite on servers that you name: CLICKHOUSE=… KAFKA=… POSTGRES=… S3=…
 	RUNSTREAM_TEST_SET=production RUNSTREAM_TEST_CLICKHOUSE='$(CLICKHOUSE)' RUNSTREAM_TEST_KAFKA='$(KAFKA)' \
