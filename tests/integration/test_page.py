@@ -28,6 +28,11 @@ READY = """key => {
     return chart?.dataset.state === "ready" && chart.dataset.points !== "0" && !chart.chart._frame;
 }"""
 SHOWN = 'key => document.querySelector(`figure[data-key="${key}"]`).chart.shown'
+BAND = 'key => document.querySelector(`figure[data-key="${key}"]`)?.chart.shown.band'
+DETAIL = """key => {
+    const figure = document.querySelector(`figure[data-key="${key}"]`);
+    return figure.dataset.detail === "true" && !figure.chart._frame;
+}"""
 COUNT = 'key => Number(document.querySelector(`figure[data-key="${key}"]`)?.dataset.points ?? 0)'
 
 
@@ -103,7 +108,8 @@ def asked(requests_: list[Any], key: str) -> list[dict[str, Any]]:
 
 
 def drag(page: Any, key: str, begin: float, end: float) -> None:
-    """Drag over this part of a chart's width."""
+    """Drag over this part of a chart's width, once it shows its points."""
+    until(page, READY, key)
     box = page.locator(f'figure[data-key="{key}"] .u-over').bounding_box()
     middle = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + begin * box["width"], middle)
@@ -185,6 +191,7 @@ def test_choice_is_kept_in_the_address(tab: Any, data: Data) -> None:
     tab.locator("#bands").select_option("minmax")
     left = [run for run in data.runs if run != data.runs[1]]
     until(tab, "() => document.querySelectorAll('.chip').length === 2")
+    until(tab, BAND, "train/loss")
     drag(tab, "train/loss", 0.25, 0.5)
     until(tab, "() => location.search.includes('from=')")
     shown = tab.evaluate(SHOWN, "train/loss")["range"]
@@ -193,7 +200,7 @@ def test_choice_is_kept_in_the_address(tab: Any, data: Data) -> None:
     other = new_tab(tab.context.browser)
     other.goto(tab.url)
     assert lines(other, "train/loss").keys() == set(left)
-    until(other, 'key => document.querySelector(`figure[data-key="${key}"]`).chart.shown.band', "train/loss")
+    until(other, BAND, "train/loss")
     assert other.evaluate(SHOWN, "train/loss")["range"] == pytest.approx(shown)
     assert other.locator("figure").count() == 2
     assert other.locator("#smooth").input_value() == "0.6"
@@ -315,7 +322,7 @@ def test_a_million_points_stay_few(tab: Any, data: Data, client: MlflowClient) -
         before = tab.url
         drag(tab, "wave", 0.4, 0.5)
         until(tab, "before => location.href !== before", before)
-        until(tab, "() => document.querySelector('figure').dataset.detail === 'true'")
+        until(tab, DETAIL, "wave")
     zooms = asked(questions, "wave")[1:]
     assert len(zooms) == 4, "one question for each zoom"
     assert all(zoom["max_points"] == first["max_points"] for zoom in zooms)

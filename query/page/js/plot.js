@@ -79,10 +79,10 @@ export class Plot {
     return left < 0 ? null : left / this._plot.over.clientWidth;
   }
 
-  /** The range of x that is shown. */
+  /** The range of x that is shown, if anything is. */
   get range() {
-    const { min, max } = this._plot.scales.x;
-    return [min, max];
+    const x = this._plot?.scales.x;
+    return x ? [x.min, x.max] : null;
   }
 
   hideCursor() {
