@@ -191,12 +191,13 @@ class InternalRoutes:
     async def delete_runs(self, request: web.Request) -> web.Response:
         """Remove every point of some runs, after what was appended for them has arrived."""
         wanted = await _decode(request, RunsRequest)
-        await self._fresh(wanted.run_ids)
+        # With newest values: none may be written for a run whose rows in the metadata database go next.
+        await self._barrier.wait(wanted.run_ids, self._barrier_timeout_s)
         await self._workers.run(self._reader.delete_runs, wanted.run_ids)
         return json_answer(b"{}")
 
     async def _fresh(self, run_ids: Sequence[str]) -> bool:
-        return await self._barrier.wait(run_ids, self._barrier_timeout_s)
+        return await self._barrier.wait(run_ids, self._barrier_timeout_s, newest=False)
 
 
 async def _decode(request: web.Request, kind: type[T]) -> T:

@@ -119,7 +119,7 @@ class MetricsRoutes:
         chosen = negotiate(request.headers.get("Accept"))
         headers = {"Content-Type": chosen.content_type, "X-Content-Type-Options": "nosniff"}
         runs = selection.runs if len(selection.runs) <= _MAX_NAMED_RUNS else None
-        if not await self._barrier.wait(runs, self._barrier_timeout_s):
+        if not await self._barrier.wait(runs, self._barrier_timeout_s, newest=False):
             headers[STALE_HEADER] = "true"
 
         def produce() -> Generator[bytes]:

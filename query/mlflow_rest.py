@@ -86,7 +86,7 @@ class MlflowRoutes:
         return interval_body(wanted.key, found)
 
     async def _fresh(self, run_ids: Sequence[str]) -> bool:
-        return await self._barrier.wait(run_ids, self._barrier_timeout_s)
+        return await self._barrier.wait(run_ids, self._barrier_timeout_s, newest=False)
 
 
 async def _body(request: web.Request) -> bytes:

@@ -66,7 +66,7 @@ class PolledFeed:
                 await asyncio.sleep(_IDLE_S)
                 continue
             try:
-                await self._barrier.wait(runs, _FLUSH_S)
+                await self._barrier.wait(runs, _FLUSH_S, newest=False)
                 points = await self._workers.run(self._new_points, runs)
                 if points is not None:
                     self._hub.publish(points)

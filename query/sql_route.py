@@ -80,7 +80,7 @@ class SqlRoute:
         chosen = negotiate(request.headers.get("Accept"))
         check_parameters(check_text(wanted.query), wanted.parameters)
         headers = {"Content-Type": chosen.content_type, "X-Content-Type-Options": "nosniff"}
-        if not await self._barrier.wait(None, self._barrier_timeout_s):
+        if not await self._barrier.wait(None, self._barrier_timeout_s, newest=False):
             headers[STALE_HEADER] = "true"
         body = await self._workers.run(self._body, wanted, chosen)
         return web.Response(body=body, headers=headers)

@@ -20,15 +20,16 @@ class LocalBarrier:
         self._consumer = consumer
         self._writer = writer
 
-    async def wait(self, run_ids: Sequence[str] | None, timeout_s: float) -> bool:
-        """See ``query.consistency.Barrier``. The writer takes all runs together, so ``run_ids`` is not needed."""
+    async def wait(self, run_ids: Sequence[str] | None, timeout_s: float, *, newest: bool = True) -> bool:
+        """See ``query.consistency.Barrier``."""
         deadline = time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 ends = await self._end_offsets()
         except TimeoutError:
             return False
-        return await self._writer.flush_until(ends, max(0.0, deadline - time.monotonic()))
+        left_s = deadline - time.monotonic()
+        return await self._writer.flush_until(ends, left_s, runs=run_ids, newest=newest)
 
     async def _end_offsets(self) -> dict[int, int]:
         """Tried again while the log cannot be asked: also while the writer is still opening it after a crash."""

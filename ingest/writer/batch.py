@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ingest.queue.protocol import Message
+from ingest.writer.runs import Runs
 from schemas.errors import BadRecordError
 from schemas.names import Names
 from schemas.record import PointColumns, decode
@@ -49,7 +50,7 @@ class Batch:
 
     ``next_offsets`` is, per partition, where the consumer continues once the batch is applied; ``size_bytes``
     what the points take in memory; ``oldest_ms`` when the oldest request in it was accepted; ``flush`` whether
-    a reader waits for it.
+    a reader waits for it; ``runs`` whose points they are.
     """
 
     def __init__(self) -> None:
@@ -59,6 +60,7 @@ class Batch:
         self.size_bytes = 0
         self.oldest_ms: int | None = None
         self.flush = False
+        self.runs = Runs()
         self.started_at: float | None = None
 
     def __bool__(self) -> bool:
@@ -72,6 +74,7 @@ class Batch:
             self.next_offsets[entry.message.partition] = entry.message.next_offset
             points = entry.points
             if points is not None:
+                self.runs.add(points.runs)
                 self.rows += len(points)
                 self.size_bytes += len(points) * _POINT_BYTES + Names.of(points.keys).size_bytes
                 if self.oldest_ms is None or points.created_at_ms < self.oldest_ms:

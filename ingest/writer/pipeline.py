@@ -13,53 +13,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 
 from ingest.queue.protocol import Consumer, Message
 from ingest.writer.batch import Batch, Entry, decode_all
+from ingest.writer.config import WriterConfig
 from ingest.writer.latest import LatestValues
 from ingest.writer.retry import Retry
 from ingest.writer.sink import Sink
 from ingest.writer.stats import WriterStats
+from ingest.writer.waiting import Step, Waiters
 from schemas.database import Database
 from schemas.errors import RunstreamError
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class WriterConfig:
-    """How much goes into a block, and how long a point waits for company. Times in seconds.
-
-    A block is inserted at ``max_rows`` or ``max_bytes`` (of points in memory), when somebody waits for it
-    (``flush_until``, or a flush marker in the queue), and else after ``linger_s``, or ``max_linger_s``
-    while a tenth of ``max_rows`` or more came in meanwhile. At most two blocks are held. After a poll that
-    brought less than a quarter of ``poll_bytes`` the next one waits ``poll_pause_s``. Newest values are
-    written beside the inserts, with a pause of ``latest_pause`` times what the last write took, unless somebody
-    waits or they take more than about ``max_latest_bytes``; with very many series that saves most of the work.
-    """
-
-    max_rows: int = 300_000
-    max_bytes: int = 64 << 20
-    poll_bytes: int = 1 << 20
-    poll_pause_s: float = 0.005
-    linger_s: float = 0.2
-    max_linger_s: float = 1.0
-    latest_pause: float = 4.0
-    max_latest_bytes: int = 256 << 20
-    revoke_timeout_s: float = 10.0
-    stream: str = "metrics"
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    offsets: Mapping[int, int]
-    applied: asyncio.Future[bool]
 
 
 class Writer:
@@ -107,8 +78,9 @@ class Writer:
         self._applied: dict[int, int] = {}
         self._settle_after = 0.0
         self._flush_asked = False
-        self._waiters: list[_Waiter] = []
+        self._waiters = Waiters(self._positions)
         self._revocations: dict[int, int] = {}
+        self._revoking: set[int] = set()
 
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -137,9 +109,7 @@ class Writer:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
-            for waiter in self._waiters:
-                if not waiter.applied.done():
-                    waiter.applied.set_result(False)
+            self._waiters.release()
             self._decoder.shutdown(wait=False)
             await self._sink.close()
             await self._consumer.close()
@@ -173,15 +143,24 @@ class Writer:
                 self._running.cancel()
             return False
 
-    async def flush_until(self, offsets: Mapping[int, int], timeout_s: float) -> bool:
+    async def flush_until(
+        self,
+        offsets: Mapping[int, int],
+        timeout_s: float,
+        *,
+        runs: Collection[str] | None = None,
+        newest: bool = True,
+    ) -> bool:
         """Write at once, and wait until everything below ``offsets`` (per partition) is applied.
 
-        ``False`` after ``timeout_s``. Callers at the same time share one block. For any task of the event
-        loop.
+        With ``runs``, until everything of these runs is: if nothing of theirs is under way, other runs' points are
+        neither written for it nor waited for. Without ``newest``, until the points are readable in ClickHouse,
+        their newest values perhaps not written yet. ``False`` after ``timeout_s``. Callers at the same time share
+        one block. For any task of the event loop.
         """
         try:
             async with asyncio.timeout(max(0.0, timeout_s)):
-                return await self._wait_until(offsets)
+                return await self._wait_until(offsets, runs, Step.SETTLED if newest else Step.INSERTED)
         except TimeoutError:
             return False
         except RunstreamError as error:
@@ -202,36 +181,52 @@ class Writer:
 
     # Waiting for a flush
 
-    async def _wait_until(self, offsets: Mapping[int, int]) -> bool:
+    async def _wait_until(self, offsets: Mapping[int, int], runs: Collection[str] | None, step: Step) -> bool:
         await self._started.wait()
         if any(partition not in self._applied for partition in offsets):
             # Partitions that appeared, or were assigned, after the start.
             for partition, offset in (await self._consumer.committed()).items():
                 self._applied.setdefault(partition, offset)
-        if _reached(self._applied, offsets):
+        if runs is not None:
+            # Only what has been read shows whose points it has.
+            if not await self._wait(offsets, Step.POLLED):
+                return False
+            offsets = self._of_runs(offsets, runs, step)
+        return await self._wait(offsets, step)
+
+    async def _wait(self, offsets: Mapping[int, int], step: Step) -> bool:
+        if self._waiters.reached(offsets, step):
             return True
         if self._finished.is_set():
             return False
-        waiter = _Waiter(offsets, asyncio.get_running_loop().create_future())
-        self._waiters.append(waiter)
         self._wake.set()
         self._hurry.set()
-        try:
-            return await waiter.applied
-        finally:
-            self._waiters.remove(waiter)
+        return await self._waiters.wait(offsets, step)
 
-    def _notify(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.applied.done() and _reached(self._applied, waiter.offsets):
-                waiter.applied.set_result(True)
+    def _of_runs(self, offsets: Mapping[int, int], runs: Collection[str], step: Step) -> Mapping[int, int]:
+        """Offsets, none behind ``offsets``, below which lies everything of the runs that has not come to ``step``:
+        as far as the newest part of the pipeline that holds points of theirs reaches."""
+        if not self._waiters.reached(offsets, Step.POLLED):
+            return offsets  # Revoked just now.
+        inserted = self._positions(Step.INSERTED)
+        parts = [(self._batch.runs, self._positions(Step.POLLED))]
+        if self._in_flight is not None:
+            parts.append((self._in_flight.runs, inserted | self._in_flight.next_offsets))
+        if step is Step.SETTLED:
+            parts.append((self._sink.unsettled, inserted))
+            parts.append((self._sink.settling, self._applied | self._settling))
+        for held, positions in parts:
+            if held.any_of(runs):
+                known = offsets.keys() & positions.keys()
+                return {partition: min(offsets[partition], positions[partition]) for partition in known}
+        return {}
 
-    def _wanted(self, positions: Mapping[int, int], beyond: Mapping[int, int] | None = None) -> bool:
-        """Whether applying up to ``positions`` would release somebody, who is not there with ``beyond`` alone."""
-        return any(
-            _reached(positions, waiter.offsets) and (beyond is None or not _reached(beyond, waiter.offsets))
-            for waiter in self._waiters
-        )
+    def _positions(self, step: Step) -> dict[int, int]:
+        """Per partition, where what has not come to ``step`` begins."""
+        if step is Step.SETTLED:
+            return self._applied
+        inserted = self._applied | self._settling | self._unsettled
+        return inserted if step is Step.INSERTED else inserted | self._polled
 
     # Polling
 
@@ -245,11 +240,12 @@ class Writer:
                 continue
             revocations = dict(self._revocations)
             entries: list[Entry] = await loop.run_in_executor(self._decoder, decode_all, messages)
-            if revocations != self._revocations:
+            if self._revoking or revocations != self._revocations:
                 entries = [
                     entry
                     for entry in entries
-                    if revocations.get(entry.message.partition)
+                    if entry.message.partition not in self._revoking
+                    and revocations.get(entry.message.partition)
                     == self._revocations.get(entry.message.partition)
                 ]
             self._batch.add(entries, self._monotonic())
@@ -258,6 +254,7 @@ class Writer:
             few = sum(len(message.payload) for message in messages) * 4 < config.poll_bytes
             if self._batch.rows >= config.max_rows or self._batch.size_bytes >= config.max_bytes:
                 self._room.clear()
+            self._waiters.notify()
             self._wake.set()
             if few and not self._stopping:
                 await self._pause()
@@ -314,7 +311,7 @@ class Writer:
             or batch.size_bytes >= config.max_bytes
             or batch.flush
             or self._stopping
-            or self._wanted(self._polled, beyond=self._applied | self._settling | self._unsettled)
+            or self._waiters.wanted(Step.INSERTED)
         ):
             return 0
         busy = batch.rows * 10 >= config.max_rows
@@ -326,7 +323,7 @@ class Writer:
             return float("inf")
         if self._stopping or self._flush_asked or self._sink.crowded():
             return 0
-        if self._wanted(self._applied | self._unsettled):
+        if self._waiters.wanted(Step.SETTLED):
             return 0
         return self._settle_after - now
 
@@ -341,6 +338,7 @@ class Writer:
         if batch.oldest_ms is not None:
             oldest = self._unsettled_oldest_ms
             self._unsettled_oldest_ms = batch.oldest_ms if oldest is None else min(oldest, batch.oldest_ms)
+        self._waiters.notify()
 
     def _begin_settling(self) -> None:
         """Have everything applied so far settled, beside the next inserts."""
@@ -358,27 +356,31 @@ class Writer:
         self._settling_oldest_ms = None
         self._applied |= offsets
         self._settle_after = self._monotonic() + took * self.config.latest_pause
-        self._notify()
+        self._waiters.notify()
 
     # Partitions that go to another consumer
 
     async def _revoke(self, partitions: Sequence[int]) -> None:
         """Finish what is in flight if that takes no longer than the bound; never commit after."""
+        self._revoking.update(partitions)
         for partition in partitions:
             self._revocations[partition] = self._revocations.get(partition, 0) + 1
+            # To whoever waits, what is dropped here has not been read.
+            self._polled.pop(partition, None)
         self._batch = self._batch.without(partitions)
         under_way = self._settling | self._unsettled
         if self._in_flight is not None:
             under_way |= self._in_flight.next_offsets
         mine = {partition: under_way[partition] for partition in partitions if partition in under_way}
-        if mine and not await self.flush_until(mine, self.config.revoke_timeout_s):
-            logger.warning("partitions %s were revoked before their points were applied", sorted(mine))
-        for partition in partitions:
-            for positions in (self._polled, self._unsettled, self._settling, self._applied):
-                positions.pop(partition, None)
-            if self._in_flight is not None:
-                self._in_flight.next_offsets.pop(partition, None)
-
-
-def _reached(positions: Mapping[int, int], offsets: Mapping[int, int]) -> bool:
-    return all(positions.get(partition, -1) >= offset for partition, offset in offsets.items())
+        try:
+            if mine and not await self.flush_until(mine, self.config.revoke_timeout_s):
+                logger.warning("partitions %s were revoked before their points were applied", sorted(mine))
+        finally:
+            self._revoking.difference_update(partitions)
+            for partition in partitions:
+                # What was polled meanwhile goes with what was dropped before it.
+                self._revocations[partition] += 1
+                for positions in (self._unsettled, self._settling, self._applied):
+                    positions.pop(partition, None)
+                if self._in_flight is not None:
+                    self._in_flight.next_offsets.pop(partition, None)

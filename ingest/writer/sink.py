@@ -19,6 +19,7 @@ from ingest.writer.blocks import merge, native_block
 from ingest.writer.latest import LatestValues
 from ingest.writer.newest import latest_rows, newest
 from ingest.writer.retry import Retry
+from ingest.writer.runs import Runs
 from ingest.writer.stats import Flush, WriterStats
 from schemas.database import Database, DatabaseError
 from schemas.migrations import METRICS_COLUMNS, METRICS_TABLE
@@ -40,7 +41,8 @@ class Sink:
 
     ``apply`` makes a batch's points readable in ClickHouse; ``settle`` writes the newest values of everything
     applied before it began. Offsets of those may be committed only after ``settle``. Everything may be
-    repeated. One ``apply`` and one ``settle`` may be under way at a time.
+    repeated. One ``apply`` and one ``settle`` may be under way at a time. ``unsettled`` holds the runs whose
+    newest values the next ``settle`` will write, ``settling`` those of the one under way.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Sink:
         self._max_newest_bytes = max_newest_bytes
         self._newest: list[PointColumns] = []
         self._newest_bytes = 0
+        self.unsettled = Runs()
+        self.settling = Runs()
 
     async def apply(self, batch: Batch) -> None:
         """Store the batch's points; what cannot be stored becomes a dead letter. Retries for ever."""
@@ -89,11 +93,13 @@ class Sink:
         if not self._newest:
             return 0.0
         pending, self._newest, self._newest_bytes = self._newest, [], 0
+        self.settling, self.unsettled = self.unsettled, Runs()
         started = time.monotonic()
         rows = await self._run(lambda: latest_rows(newest(merge(pending))), self._latest_thread)
         await self._retry(
             "latest values", lambda: self._run(lambda: self._latest.upsert(rows), self._latest_thread)
         )
+        self.settling = Runs()
         took = time.monotonic() - started
         self._stats.latest_rows += len(rows)
         self._stats.latest_s += took
@@ -132,6 +138,7 @@ class Sink:
         """Keep newest points until they are settled; what several blocks have of a series becomes one."""
         pending = self._newest
         pending.append(new)
+        self.unsettled.add(new.runs)
         self._newest_bytes += _memory(new)
         if self._newest_bytes > self._max_newest_bytes and len(pending) > 1:
             fewer = await self._run(lambda: newest(merge(pending)))
@@ -139,6 +146,8 @@ class Sink:
             if self._newest is pending:
                 self._newest = [fewer]
                 self._newest_bytes = _memory(fewer)
+                self.unsettled = Runs()
+                self.unsettled.add(fewer.runs)
 
     async def _insert_block(self, block: bytes, token: str) -> None:
         try:

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
+from ingest.writer.config import WriterConfig
 from ingest.writer.latest import LatestValues, open_latest
-from ingest.writer.pipeline import Writer, WriterConfig
+from ingest.writer.pipeline import Writer
 from query.live import Hub
 from query.service import QueryConfig, create_app
 from runstream import logs

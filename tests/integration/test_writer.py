@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,10 @@ import pytest
 from ingest.queue.local import LocalLogConsumer, LocalLogProducer, read_dead_letters
 from ingest.queue.protocol import Consumer
 from ingest.writer import retry as retry_module
+from ingest.writer.config import WriterConfig
 from ingest.writer.latest import LatestValues, open_latest
 from ingest.writer.newest import LatestRows
-from ingest.writer.pipeline import Writer, WriterConfig
+from ingest.writer.pipeline import Writer
 from runstream.clickhouse import connect, create_database
 from runstream.migrate import migrate
 from schemas.database import Database
@@ -366,6 +367,154 @@ async def test_blocks_go_on_beside_a_slow_upsert_and_are_not_committed_with_it(p
         latest.close()
 
 
+class _HeldDatabase:
+    """Inserts wait until they are let through."""
+
+    def __init__(self, inner: Database) -> None:
+        self._inner = inner
+        self.begun, self.through = threading.Event(), threading.Event()
+
+    def insert_native(
+        self, table: str, columns: Sequence[str], block: bytes, *, deduplication_token: str | None = None
+    ) -> None:
+        self.begun.set()
+        assert self.through.wait(60)
+        self._inner.insert_native(table, columns, block, deduplication_token=deduplication_token)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+async def test_readers_of_other_runs_cause_no_block(place: Place) -> None:
+    place.log(0)
+    async with place.writer() as writer:
+        assert await writer.flush_until(place.queue.ends(), 30, runs=["elsewhere"])
+        assert writer.pending_points() == 3
+        place.log(1)
+        assert await writer.flush_until(place.queue.ends(), 30, runs=["elsewhere", "another"], newest=False)
+        assert writer.pending_points() == 6
+        assert writer.stats.flushes == 0
+        assert not await writer.flush_until({0: 10**9}, 0.05, runs=["elsewhere"])
+        assert await writer.flush_until(place.queue.ends(), 30, runs=["elsewhere", "r1"])
+        assert place.stored() == sorted(place.rows)
+        assert place.latest() == place.newest()
+
+
+async def test_readers_beside_a_slow_insert(place: Place) -> None:
+    """Those of other runs go on; those of a run in the block, or behind it, see their points."""
+    place.database = held = _HeldDatabase(place.database)
+    async with place.writer(EAGER) as writer:
+        try:
+            place.log(0)
+            await until(held.begun.is_set)
+            place.log(1)
+            ends = place.queue.ends()
+            assert await writer.flush_until(ends, 30, runs=["elsewhere"])
+            for run in ("r0", "r1"):
+                assert not await writer.flush_until(ends, 0.1, runs=["elsewhere", run], newest=False)
+            assert place.stored() == []
+            waiting = [
+                asyncio.create_task(writer.flush_until(ends, 30, runs=[run], newest=False))
+                for run in ("r0", "r1")
+            ]
+            await asyncio.sleep(0)
+            held.through.set()
+            assert await waiting[0]
+            assert set(place.stored()) >= {row for row in place.rows if row[0] == "r0"}
+            assert await waiting[1]
+            assert place.stored() == sorted(place.rows)
+        finally:
+            held.through.set()
+
+
+async def test_readers_beside_a_slow_upsert(place: Place) -> None:
+    """Only those of newest values wait for it, and only of runs that have some under way."""
+    latest = _HeldLatest(open_latest(f"sqlite:///{place.metadata}"))
+    writer = Writer(MemoryConsumer(place.queue), place.database, latest, EAGER)
+    running = asyncio.create_task(writer.run())
+    try:
+        place.log(0)
+        await until(latest.begun.is_set)
+        place.log(1)
+        ends = place.queue.ends()
+        for runs in (["r0"], ["r1"], None):
+            assert await writer.flush_until(ends, 30, runs=runs, newest=False)
+        assert place.stored() == sorted(place.rows)
+        assert await writer.flush_until(ends, 30, runs=["elsewhere"])
+        for run in ("r0", "r1"):
+            assert not await writer.flush_until(ends, 0.1, runs=["elsewhere", run])
+        assert place.latest() == {}
+        waiting = [asyncio.create_task(writer.flush_until(ends, 30, runs=[run])) for run in ("r0", "r1")]
+        await asyncio.sleep(0)
+        latest.through.set()
+        assert await waiting[0]
+        assert (
+            place.latest().items() >= {key: n for key, n in place.newest().items() if key[0] == "r0"}.items()
+        )
+        assert await waiting[1]
+        assert place.latest() == place.newest()
+    finally:
+        latest.through.set()
+        await writer.stop(30)
+        await running
+        latest.close()
+
+
+async def test_many_runs_are_read_while_all_are_written(place: Place) -> None:
+    chance = random.Random(7)
+    with sqlite3.connect(place.metadata) as connection:
+        connection.executemany("INSERT INTO runs VALUES (?)", [(f"{n}-{n % 2}",) for n in range(12)])
+    connection.close()
+
+    async def log_and_read(number: int) -> None:
+        for _ in range(8):
+            points = place.log(number % 2, run=f"{number}-")
+            newest = chance.random() < 0.5
+            runs = [f"{number}-{number % 2}", "elsewhere"]
+            assert await writer.flush_until(place.queue.ends(), 30, runs=runs, newest=newest)
+            assert set(points) <= set(await asyncio.to_thread(place.stored))
+            if newest:
+                latest = place.latest()
+                assert all(latest[run, key] >= step for run, key, step, _, _ in points)
+
+    async with place.writer(WriterConfig(linger_s=0.02, max_linger_s=0.02, max_rows=30)) as writer:
+        await asyncio.gather(*(log_and_read(number) for number in range(12)))
+    assert place.stored() == sorted(place.rows)
+
+
+async def test_readers_while_a_partition_is_revoked_and_after(place: Place) -> None:
+    place.database = held = _HeldDatabase(place.database)
+    consumer = MemoryConsumer(place.queue)
+    async with place.writer(EAGER, consumer) as writer:
+        try:
+            place.log(0)
+            await until(held.begun.is_set)
+            place.log(0, run="later")
+            place.log(1)
+            await until(lambda: writer.pending_points() == 9)
+            revoking = asyncio.create_task(consumer.revoke(0))
+            await until(lambda: writer.pending_points() == 6)
+            assert not await writer.flush_until(place.queue.ends(), 0.1, runs=["later0"], newest=False)
+            place.log(0)  # Polled, but what came before it was dropped.
+            place.log(1)
+            mine = {1: place.queue.ends()[1]}
+            assert await writer.flush_until(mine, 30, runs=["later0"])
+            for run in ("later0", "elsewhere"):
+                assert not await writer.flush_until(place.queue.ends(), 0.1, runs=[run], newest=False)
+            held.through.set()
+            await revoking
+            assert not await writer.flush_until(place.queue.ends(), 0.1, runs=["later0"])
+            assert await writer.flush_until(mine, 30, runs=["r1"])
+            assert set(place.stored()) >= {row for row in place.rows if row[0] == "r1"}
+        finally:
+            held.through.set()
+    async with place.writer(EAGER, MemoryConsumer(place.queue, {0})) as other:
+        assert await other.flush_until({0: place.queue.ends()[0]}, 30, runs=["later0"])
+        assert {row for row in place.rows if row[0] == "later0"} <= set(place.stored())
+        assert await other.flush_until({0: place.queue.ends()[0]}, 30)
+    assert set(place.stored()) == set(place.rows)
+
+
 async def test_failing_commits_are_repeated(place: Place) -> None:
     place.log()
     place.queue.fail(5)
@@ -481,7 +630,8 @@ import asyncio, sys
 from ingest.queue.protocol import Message
 from ingest.writer.latest import LatestValues, open_latest
 from ingest.writer.newest import LatestRows
-from ingest.writer.pipeline import Writer, WriterConfig
+from ingest.writer.config import WriterConfig
+from ingest.writer.pipeline import Writer
 from runstream.clickhouse import connect
 from runstream.roles.storage import writing
 from runstream.webserver import stop_on_signals

@@ -25,7 +25,7 @@ class Fresh:
         self.asked: list[list[str] | None] = []
         self.late = False
 
-    async def wait(self, run_ids: Sequence[str] | None, timeout_s: float) -> bool:
+    async def wait(self, run_ids: Sequence[str] | None, timeout_s: float, *, newest: bool = True) -> bool:
         self.asked.append(None if run_ids is None else list(run_ids))
         return not self.late
 

@@ -62,8 +62,9 @@ class KafkaBarrier:
         except QueueUnavailableError as error:
             raise ConfigError(str(error)) from error
 
-    async def wait(self, run_ids: Sequence[str] | None, timeout_s: float) -> bool:
-        """See ``query.consistency.Barrier``."""
+    async def wait(self, run_ids: Sequence[str] | None, timeout_s: float, *, newest: bool = True) -> bool:
+        """See ``query.consistency.Barrier``. Committed offsets, which is all that is seen from here, stand for the
+        newest values too, so that ``newest`` makes no difference."""
         try:
             async with asyncio.timeout(timeout_s):
                 ends = await self._ends()
