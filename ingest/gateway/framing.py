@@ -6,7 +6,11 @@ folded or odd header lines, HTTP/1.0, …) is not judged here: the connection th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+MeaningT = TypeVar("MeaningT")
 
 MAX_HEAD_BYTES = 16 << 10
 _END = b"\r\n\r\n"
@@ -23,30 +27,32 @@ class Head:
     body_bytes: int
 
 
-class Heads:
-    """Reads heads and remembers them: a client sends nearly the same bytes before each of its requests.
+class Heads(Generic[MeaningT]):
+    """Reads heads and remembers what they mean: a client sends nearly the same bytes before each of its requests.
 
     Belongs to one event loop. At most ``limit`` heads of at most a kilobyte; starts over when there would be more.
     """
 
-    def __init__(self, limit: int = 1000) -> None:
+    def __init__(self, understand: Callable[[Head], MeaningT], limit: int = 1000) -> None:
+        self._understand = understand
         self._limit = limit
-        self._known: dict[bytes, Head] = {}
+        self._known: dict[bytes, MeaningT] = {}
 
-    def read(self, data: bytearray) -> Head | None:
-        """``read_head(data)``; whoever gets a head must not change it."""
+    def read(self, data: bytes | bytearray) -> MeaningT | None:
+        """What ``read_head(data)`` means; ``None`` and ``NotPlainError`` as there."""
         end = data.find(_END, 0, _REMEMBERED_BYTES)
-        if end < 0:
-            return read_head(data)
-        raw = bytes(memoryview(data)[:end])
-        head = self._known.get(raw)
-        if head is None:
+        raw = bytes(data[:end]) if end >= 0 else None
+        meaning = self._known.get(raw) if raw is not None else None
+        if meaning is None:
             head = read_head(data)
-            if head is not None:
+            if head is None:
+                return None
+            meaning = self._understand(head)
+            if raw is not None:
                 if len(self._known) >= self._limit:
                     self._known.clear()
-                self._known[raw] = head
-        return head
+                self._known[raw] = meaning
+        return meaning
 
 
 class NotPlainError(Exception):

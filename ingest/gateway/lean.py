@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 from aiohttp.web_protocol import RequestHandler
@@ -36,6 +37,18 @@ _NOT_LEAN = (b"origin", b"content-encoding", b"expect")
 _READ_AHEAD_BYTES = 256 << 10
 
 
+@dataclass(slots=True)
+class _Meaning:
+    """What the head of a request says. ``route`` is ``None`` where the full server has to answer."""
+
+    size: int
+    body_bytes: int
+    route: str | None
+    content_type: str | None
+    identity: Identity
+    closes: bool
+
+
 class LeanServer:
     """What the connections of one process share. ``make_handler`` makes aiohttp's protocol for one connection."""
 
@@ -58,7 +71,7 @@ class LeanServer:
         self.max_body_bytes = max_body_bytes
         self.retry_after_s = retry_after_s
         self.idle_timeout_s = idle_timeout_s
-        self.heads = Heads()
+        self.heads = Heads(self._understand)
         self.closing = False
         self.connections: set[LeanConnection] = set()
         self.routes = {
@@ -70,6 +83,23 @@ class LeanServer:
     def __call__(self) -> LeanConnection:
         """The protocol for a new connection."""
         return LeanConnection(self)
+
+    def _understand(self, head: Head) -> _Meaning:
+        headers = head.headers
+        lean = (
+            head.body_bytes <= self.max_body_bytes
+            and not any(name in headers for name in _NOT_LEAN)
+            and self.hosts.allows(headers.get(b"host", b"").decode("latin-1"))
+        )
+        content_type = headers.get(b"content-type")
+        return _Meaning(
+            head.size,
+            head.body_bytes,
+            self.routes.get(head.line) if lean else None,
+            content_type.decode("latin-1") if content_type is not None else None,
+            tuple((name, headers[key].decode("latin-1")) for key, name in _IDENTITY if key in headers),
+            headers.get(b"connection", b"").lower() == b"close",
+        )
 
     async def drain(self) -> None:
         """Close idle connections, and the others as soon as their request on the lean path is answered."""
@@ -141,6 +171,8 @@ class LeanConnection(asyncio.Protocol):
             now, data = data[: self._forward], data[self._forward :]
             self._forward = 0
             self._pass_on(now)
+        if not self._buffer and not self.busy and self._take_whole(data):
+            return
         self._buffer += data
         if not self.busy:
             self._advance()
@@ -149,6 +181,23 @@ class LeanConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     # --- requests ----------------------------------------------------------------------------------------------
+
+    def _take_whole(self, data: bytes) -> bool:
+        """Serve a request that came whole and alone, as nearly all small ones do, without the buffer."""
+        try:
+            head = self._server.heads.read(data)
+        except NotPlainError:
+            return False
+        if head is None or len(data) != head.size + head.body_bytes:
+            return False
+        if head.route is None or not self._may_answer() or self._transport.is_closing():
+            return False
+        self._serve(head.route, head, data[head.size :])
+        return True
+
+    def _may_answer(self) -> bool:
+        """Whether no answer of aiohttp's is still on its way: that has to go first."""
+        return self._behind is None or _is_idle(self._behind)
 
     def _advance(self) -> None:
         """Handle what is whole in the buffer, until a request is under way or more bytes are needed."""
@@ -166,8 +215,7 @@ class LeanConnection(asyncio.Protocol):
                 return
             if head is None:
                 return
-            route = self._server.routes.get(head.line)
-            if route is None or not self._is_lean(head):
+            if head.route is None or not self._may_answer():
                 self._pass_on(bytes(self._buffer[: head.size]))
                 del self._buffer[: head.size]
                 self._forward = head.body_bytes
@@ -180,28 +228,17 @@ class LeanConnection(asyncio.Protocol):
                 self._buffer = bytearray()
             else:
                 del self._buffer[:whole]
-            self._serve(route, head, body)
+            self._serve(head.route, head, body)
 
-    def _is_lean(self, head: Head) -> bool:
-        headers = head.headers
-        return (
-            head.body_bytes <= self._server.max_body_bytes
-            and not any(name in headers for name in _NOT_LEAN)
-            and self._server.hosts.allows(headers.get(b"host", b"").decode("latin-1"))
-            # An answer of aiohttp's that is still on its way must go first.
-            and (self._behind is None or _is_idle(self._behind))
-        )
-
-    def _serve(self, route: str, head: Head, body: bytes) -> None:
+    def _serve(self, route: str, head: _Meaning, body: bytes) -> None:
         server = self._server
         server.telemetry.request(route)
         self._last_active = asyncio.get_running_loop().time()
-        if head.headers.get(b"connection", b"").lower() == b"close":
+        if head.closes:
             self._close_after = True
-        content_type = head.headers.get(b"content-type")
-        identity = _identity(head)
+        identity = head.identity
         try:
-            log = PARSERS[route](body, content_type.decode("latin-1") if content_type is not None else None)
+            log = PARSERS[route](body, head.content_type)
             durable = server.intake.accept_nowait(log, identity)
         except Exception as error:
             self._answer(error)
@@ -291,11 +328,6 @@ def _is_idle(handler: RequestHandler) -> bool:
     """Whether aiohttp's protocol waits for a request: it has read none that it has not answered."""
     waiter = handler._waiter
     return waiter is not None and not waiter.done() and not handler._messages
-
-
-def _identity(head: Head) -> Identity:
-    headers = head.headers
-    return tuple((name, headers[key].decode("latin-1")) for key, name in _IDENTITY if key in headers)
 
 
 def _refusal(error: Exception, server: LeanServer, closing: bool) -> bytes:
