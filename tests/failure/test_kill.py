@@ -147,7 +147,8 @@ def test_stock_client_carries_on(rounds: Rounds, new_runs: NewRuns) -> None:
                 if name.startswith("gateway"):
                     process.kill()
         if step in (80, 121):
-            server.processes()["storage"].kill()
+            # The supervisor may be just about to start it again.
+            await_process(server, "storage").kill()
         client.log_metric(run_id, "loss", step / 7, step=step)
     assert [(m.step, m.value) for m in client.get_metric_history(run_id, "loss")] == [
         (step, step / 7) for step in range(200)
@@ -161,6 +162,15 @@ def assert_polite(load: Load) -> None:
     answered = [refusal for refusal in load.refusals if refusal.status]
     assert [r for r in answered if r.status not in (429, 503)] == []
     assert [r for r in answered if not r.retry_after] == []
+
+
+def await_process(server: RunstreamServer, name: str) -> psutil.Process:
+    """The process of this name, once there is one."""
+    deadline = time.monotonic() + RESTART_WITHIN_S
+    while (process := server.processes().get(name)) is None:
+        assert time.monotonic() < deadline, f"{name} is not started:\n{server.text()[-2000:]}"
+        time.sleep(0.02)
+    return process
 
 
 def await_replacement(server: RunstreamServer, killed: psutil.Process, count: int) -> None:

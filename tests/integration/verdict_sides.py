@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from typing import Any
 from urllib.parse import urlencode
@@ -60,7 +61,9 @@ class Side:
         text = answer.body
         for name, own_id in self.ids.items():
             text = text.replace(own_id.encode(), f"@{name}@".encode())
-        return Answer(answer.status, text)
+        # A small number, so only where it stands for the experiment.
+        own = rf'("experiment_id": ?"|artifacts:/){self.experiment_id}(?=["/])'.encode()
+        return Answer(answer.status, re.sub(own, rb"\1@experiment@", text))
 
     def stored(self, *, of_model: bool) -> dict[str, Any]:
         """What the active run shows: attributes, params, tags, newest values, histories, its model's metrics."""
