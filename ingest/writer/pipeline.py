@@ -77,6 +77,7 @@ class Writer:
         self._settle_task: asyncio.Task[None] | None = None
         self._applied: dict[int, int] = {}
         self._settle_after = 0.0
+        self._waited_at = float("-inf")
         self._flush_asked = False
         self._waiters = Waiters(self._positions)
         self._revocations: dict[int, int] = {}
@@ -199,6 +200,7 @@ class Writer:
             return True
         if self._finished.is_set():
             return False
+        self._waited_at = self._monotonic()
         self._wake.set()
         self._hurry.set()
         return await self._waiters.wait(offsets, step)
@@ -252,7 +254,7 @@ class Writer:
             for entry in entries:
                 self._polled[entry.message.partition] = entry.message.next_offset
             few = sum(len(message.payload) for message in messages) * 4 < config.poll_bytes
-            if self._batch.rows >= config.max_rows or self._batch.size_bytes >= config.max_bytes:
+            if self._batch.rows >= self._max_rows() or self._batch.size_bytes >= config.max_bytes:
                 self._room.clear()
             self._waiters.notify()
             self._wake.set()
@@ -306,16 +308,16 @@ class Writer:
         if self._settle_task is not None and (self._sink.crowded() or self.stats.failure is not None):
             # No room for more newest values, or no database to take them: wait for it, with what is queued.
             return float("inf")
-        if (
-            batch.rows >= config.max_rows
-            or batch.size_bytes >= config.max_bytes
-            or batch.flush
-            or self._stopping
-            or self._waiters.wanted(Step.INSERTED)
-        ):
+        if not self._room.is_set() or batch.flush or self._stopping or self._waiters.wanted(Step.INSERTED):
             return 0
         busy = batch.rows * 10 >= config.max_rows
         return batch.started_at + (config.max_linger_s if busy else config.linger_s) - now
+
+    def _max_rows(self) -> int:
+        """Smaller blocks while there are readers: each waits for the block under way, then for its own."""
+        config = self.config
+        readers = self._monotonic() - self._waited_at < config.readers_s
+        return min(config.max_rows, config.readers_rows) if readers else config.max_rows
 
     def _settle_in(self, now: float) -> float:
         """Seconds until newest values should be written and offsets committed."""
@@ -368,6 +370,7 @@ class Writer:
             # To whoever waits, what is dropped here has not been read.
             self._polled.pop(partition, None)
         self._batch = self._batch.without(partitions)
+        self._room.set()
         under_way = self._settling | self._unsettled
         if self._in_flight is not None:
             under_way |= self._in_flight.next_offsets
