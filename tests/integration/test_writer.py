@@ -686,6 +686,7 @@ async def test_with_the_local_log(place: Place, tmp_path: Path) -> None:
     await producer.start()
     consumer = LocalLogConsumer(tmp_path / "log")
     async with place.writer(PATIENT, consumer) as writer:
+        assert await writer.flush_until({}, 30)  # started, so that the consumer can be asked
         for number in range(50):
             new = [("r0", "k", next(_numbers), 7, number / 3) for _ in range(20)]
             place.rows += new
