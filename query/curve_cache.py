@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from query.kept import Kept
 from query.parts import Coverage, Part, active_parts, coverage, touches
 from query.selection import Selection
 from query.series import Series
@@ -28,10 +27,7 @@ class CurveCache:
 
     def __init__(self, database: Database, *, max_bytes: int = 32 << 20) -> None:
         self._database = database
-        self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
-        self._bytes = 0
+        self._kept: Kept[Hashable, _Entry] = Kept(max_bytes, lambda entry: entry.series.nbytes)
 
     def get_or_make(
         self,
@@ -42,18 +38,14 @@ class CurveCache:
     ) -> Series | None:
         """The answer to ``question``, which is about ``selection`` (one series). Blocks; raises ``DatabaseError``."""
         parts = active_parts(self._database)
-        with self._lock:
-            entry = self._entries.get(question)
+        entry = self._kept.get(question)
         if entry is not None and parts and self._still_right(entry.seen, parts, selection, settings):
             entry.seen = coverage(parts)
-            with self._lock:
-                if question in self._entries:
-                    self._entries.move_to_end(question)
             return entry.series
         series = make()
         if series is not None and parts:
             # What was there before the reading began; the reading may have seen more.
-            self._put(question, _Entry(series, coverage(parts)))
+            self._kept.put(question, _Entry(series, coverage(parts)))
         return series
 
     def _still_right(
@@ -64,12 +56,3 @@ class CurveCache:
             return False  # rows are gone, and the parts do not show whose
         where, parameters = selection.where()
         return not fresh or not touches(self._database, fresh, where, parameters, settings)
-
-    def _put(self, question: Hashable, entry: _Entry) -> None:
-        with self._lock:
-            old = self._entries.pop(question, None)
-            self._bytes += entry.series.nbytes - (old.series.nbytes if old else 0)
-            self._entries[question] = entry
-            while self._bytes > self._max_bytes:
-                _, dropped = self._entries.popitem(last=False)
-                self._bytes -= dropped.series.nbytes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from query.kept import Kept
 from query.parts import Coverage, Part, active_parts, coverage
 from query.points import POINTS
 from schemas.database import Database
@@ -56,22 +55,18 @@ class NewestCache:
 
     def __init__(self, database: Database, *, max_bytes: int = 32 << 20) -> None:
         self._database = database
-        self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._bytes = 0
+        self._kept: Kept[str, _Entry] = Kept(max_bytes, lambda entry: entry.points.nbytes)
 
     def of_run(self, run_id: str, settings: Mapping[str, Any]) -> pa.Table:
         """``newest_points`` of all series of a run."""
         parts = active_parts(self._database)
-        with self._lock:
-            entry = self._entries.get(run_id)
+        entry = self._kept.get(run_id)
         if entry is not None and any(part.deletion > entry.seen.deletion for part in parts):
             entry = None  # rows are gone, and the parts do not show whose
         points = self._read(run_id, settings, parts, entry)
         if parts:
             # What was there before the reading began; the reading may have seen more.
-            self._put(run_id, _Entry(points, coverage(parts, entry.seen if entry else None)))
+            self._kept.put(run_id, _Entry(points, coverage(parts, entry.seen if entry else None)))
         return points
 
     def _read(
@@ -87,15 +82,6 @@ class NewestCache:
         where += " AND _part NOT IN {known:Array(String)}"
         found = newest_points(self._database, where, {**parameters, "known": known}, settings)
         return _newest_of(entry.points, found) if found.num_rows else entry.points
-
-    def _put(self, run_id: str, entry: _Entry) -> None:
-        with self._lock:
-            old = self._entries.pop(run_id, None)
-            self._bytes += entry.points.nbytes - (old.points.nbytes if old else 0)
-            self._entries[run_id] = entry
-            while self._bytes > self._max_bytes:
-                _, dropped = self._entries.popitem(last=False)
-                self._bytes -= dropped.points.nbytes
 
 
 def _newest_of(old: pa.Table, new: pa.Table) -> pa.Table:
