@@ -159,13 +159,14 @@ class Hub:
         """Hand on new points; they are durable already, and may be repeated after a crash."""
         if not self._since:
             return
+        names: list[str] = []
         for code, run_id in enumerate(points.runs):
             if run_id not in self._since:
                 continue
             rows = np.flatnonzero(points.run_codes == code)
             if not len(rows):
                 continue
-            names = list(points.keys)
+            names = names or list(points.keys)
             self._sequence += 1
             event = Event(
                 self._sequence,
