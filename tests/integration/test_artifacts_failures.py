@@ -131,15 +131,25 @@ async def test_a_client_that_stalls_is_told_so(site: Site) -> None:
 
 
 async def test_others_do_not_suffer_meanwhile(site: Site, session: aiohttp.ClientSession) -> None:
-    stalled = [await raw_put(site, f"1/many/artifacts/{number}", 40 * MB) for number in range(10)]
-    for _, writer in stalled:
-        writer.write(b"x" * 1000)
-    async with asyncio.timeout(STALL_S):
+    before = site.stored()
+    slow = [await raw_put(site, f"1/many/artifacts/{number}", 40 * MB) for number in range(10)]
+
+    async def trickle() -> None:
+        while True:  # often enough not to count as stalled
+            for _, writer in slow:
+                writer.write(b"x" * 1000)
+            await asyncio.sleep(STALL_S / 4)
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        trickling = tasks.create_task(trickle())
         for number in range(10):
             async with session.put(f"{site.url}{BASE}/1/fine/artifacts/{number}", data=b"fine") as answer:
                 assert answer.status == 200
-    for _, writer in stalled:
+        trickling.cancel()
+    for _, writer in slow:
         writer.transport.abort()
+    fine = {f"1/fine/artifacts/{number}" for number in range(10)}
+    await eventually(lambda: set(site.stored()) == {*before, *fine})
 
 
 async def test_limits(site: Site, session: aiohttp.ClientSession) -> None:

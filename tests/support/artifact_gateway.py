@@ -163,7 +163,7 @@ def main() -> None:
     uvloop.run(_serve(ArtifactConfig(**arguments["config"]), arguments["tracking_url"], arguments["users"]))
 
 
-async def eventually(condition, timeout_s: float = 15.0) -> None:  # type: ignore[no-untyped-def]
+async def eventually(condition, timeout_s: float = 60.0) -> None:  # type: ignore[no-untyped-def]
     """Wait until ``condition()`` (plain or awaitable) is true."""
     deadline = time.monotonic() + timeout_s
     while True:
