@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).resolve().parent.parent
 # What starts a real broker and an engine behind HTTP is the tests' own.
 _SUPPORT = _ROOT / "tests"
+# Ten minutes at full load leave hundreds of millions of points to merge and count.
+_COUNT_TIMEOUT_S = 3600
 
 
 class Runstream(Server):
@@ -57,7 +59,7 @@ class Runstream(Server):
     def _stopped(self) -> dict[str, int]:
         """What the stopped engine holds, asked through chDB in a process of its own."""
         script = [sys.executable, "-m", "benchmarks.inspect_chdb", str(self.folder / "data" / "clickhouse")]
-        answer = subprocess.run(script, cwd=_ROOT, stdout=subprocess.PIPE, check=True, timeout=300)
+        answer = subprocess.run(script, cwd=_ROOT, stdout=subprocess.PIPE, check=True, timeout=_COUNT_TIMEOUT_S)
         facts: dict[str, int] = json.loads(answer.stdout.splitlines()[-1])
         return facts
 
