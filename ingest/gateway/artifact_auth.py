@@ -19,7 +19,7 @@ from aiohttp import web
 from ingest.artifacts import paths
 from ingest.artifacts.errors import InvalidPathError
 from ingest.gateway.admission import IDENTITY_HEADERS
-from ingest.gateway.artifact_routes import Relay, raw_path
+from ingest.gateway.artifact_routes import Relay, Subject, raw_path
 
 _API = "/api/2.0/mlflow-artifacts"
 # Below one run, model or trace MLflow judges every path alike (mlflow.server.auth, 3.17).
@@ -57,15 +57,15 @@ class ArtifactVerdicts:
         self._clock = clock
         self._until: OrderedDict[tuple[object, ...], float] = OrderedDict()
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse | None:
+    async def __call__(self, request: web.Request, subject: Subject) -> web.StreamResponse | None:
         """``None`` if the caller may do this; else the answer."""
-        if request.path.endswith("/mlflow/server-info"):
+        if subject == "server":
             return None  # asks the MLflow server itself
-        if "/mlflow-artifacts/" not in request.path or request.method == "DELETE":
+        if subject == "page" or request.method == "DELETE":
             return await self._relay(request)
         try:
-            is_list = request.path.endswith("/mlflow-artifacts/artifacts")
-            path = paths.canonical(request.query.get("path", "") if is_list else raw_path(request))
+            named = request.query.get("path", "") if subject == "directory" else raw_path(request)
+            path = paths.canonical(named)
         except InvalidPathError:
             return None  # refused for that, whoever asks
         writes = request.method in ("PUT", "POST")

@@ -18,7 +18,7 @@ from ingest.artifacts import paths
 from ingest.artifacts.errors import NotAFileError
 from ingest.gateway import artifact_answers as answers
 from ingest.gateway.admission import IDENTITY_HEADERS
-from ingest.gateway.artifact_routes import ArtifactRoutes, Relay
+from ingest.gateway.artifact_routes import ArtifactRoutes, Relay, Subject
 from schemas.errors import MlflowError
 
 _APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
@@ -76,10 +76,13 @@ class ArtifactPages:
         for api in _APIS:
             add("GET", f"{prefix}{api}/artifacts/list", self._guarded("list", self._list))
         for info in _INFOS:
-            add("GET", f"{prefix}{info}", self._guarded("info", self._server_info))
+            add("GET", f"{prefix}{info}", self._guarded("info", self._server_info, subject="server"))
 
     def _guarded(
-        self, route: str, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+        self,
+        route: str,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        subject: Subject = "page",
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def resolved(request: web.Request) -> web.StreamResponse:
             try:
@@ -91,7 +94,7 @@ class ArtifactPages:
                 response.headers.update(answers.SECURITY_HEADERS)
                 return response
 
-        return self._routes.guarded(route, resolved, detail=False)
+        return self._routes.guarded(route, resolved, subject=subject, detail=False)
 
     async def _of_run(self, request: web.Request) -> web.StreamResponse:
         path = paths.canonical(_argument(request, "path"))
@@ -135,7 +138,7 @@ class ArtifactPages:
 
     async def _server_info(self, request: web.Request) -> web.StreamResponse:
         """What the MLflow server says of itself, with what this gateway's store can do."""
-        info = await self._get(request, request.raw_path)
+        info = await self._get(request, _INFOS[0])
         store = self._routes.store
         info["multipart_uploads_enabled"] = store.takes_parts
         info["multipart_downloads_enabled"] = store.signs_downloads

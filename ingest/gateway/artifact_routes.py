@@ -12,7 +12,7 @@ import json
 import logging
 import posixpath
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -33,8 +33,11 @@ _log = logging.getLogger(__name__)
 
 Relay = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# What a route is about: a directory that the query names, an artifact that the path names, an address of MLflow's web
+# page, or the server itself. It comes with the route: the end of a path is the caller's to choose.
+Subject = Literal["directory", "artifact", "page", "server"]
 # Asks whether the caller may do this; an answer other than None refuses.
-Authorize = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+Authorize = Callable[[web.Request, Subject], Awaitable[web.StreamResponse | None]]
 
 _APIS = ("/api/2.0/mlflow-artifacts", "/ajax-api/2.0/mlflow-artifacts")
 _DOWNLOAD_BYTES = 4 << 20
@@ -86,7 +89,7 @@ class ArtifactRoutes:
         # MLflow's server answers the first two routes also without its static prefix.
         for base in {f"{one}{api}" for api in _APIS for one in ("", prefix)}:
             add = app.router.add_route
-            add("GET", f"{base}/artifacts", self.guarded("list", self._list))
+            add("GET", f"{base}/artifacts", self.guarded("list", self._list, subject="directory"))
             add("GET", f"{base}/artifacts/{{path:.*}}", self.guarded("download", self._download))
             add("HEAD", f"{base}/artifacts/{{path:.*}}", self.guarded("download", self._download))
             add("PUT", f"{base}/artifacts/{{path:.*}}", self.guarded("upload", self._upload))
@@ -111,7 +114,9 @@ class ArtifactRoutes:
         yield
         await self._store.close()
 
-    def guarded(self, route: str, handler: Handler, *, detail: bool = True) -> Handler:
+    def guarded(
+        self, route: str, handler: Handler, *, subject: Subject = "artifact", detail: bool = True
+    ) -> Handler:
         """A handler behind the rules that all artifact routes share. ``detail`` as in ``artifact_answers``."""
 
         async def guard(request: web.Request) -> web.StreamResponse:
@@ -119,7 +124,7 @@ class ArtifactRoutes:
                 return await self._relay(request)
             try:
                 if self._authorize is not None:
-                    refused = await self._authorize(request)
+                    refused = await self._authorize(request, subject)
                     if refused is not None:
                         return refused
                 response = await handler(request)
@@ -228,12 +233,9 @@ class ArtifactRoutes:
 def raw_path(request: web.Request) -> str:
     """The artifact's path as the client sent it, escaped: aiohttp's own decoding keeps some escapes, and all
     decoding belongs in one place."""
-    raw = request.rel_url.raw_path
-    for mark in ("/mlflow-artifacts/artifacts/", "/mlflow-artifacts/presigned/"):
-        _, found, path = raw.partition(mark)
-        if found:
-            return path
-    return raw.partition("/mlflow-artifacts/mpu/")[2].partition("/")[2]
+    below = request.rel_url.raw_path.partition("/mlflow-artifacts/")[2]
+    kind, _, path = below.partition("/")
+    return path.partition("/")[2] if kind == "mpu" else path
 
 
 async def _fields(request: web.Request, *required: str) -> dict[str, Any]:

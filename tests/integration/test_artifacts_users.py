@@ -97,6 +97,24 @@ def test_who_may_write(site: Site) -> None:
     assert site.send("GET", path, ADMIN).content == b"content"
 
 
+@pytest.mark.parametrize("end", ["mlflow/server-info", "mlflow-artifacts/artifacts", "get-artifact"])
+@pytest.mark.parametrize("mine", ["", "?path="])
+def test_the_end_of_a_path_gives_no_right(site: Site, end: str, mine: str) -> None:
+    path = f"{site.file}/{end}"
+    query = mine and mine + site.file.removesuffix("/f.txt")
+    for user, statuses in ((None, {401}), (STRANGER, {403})):
+        for method in ("PUT", "GET", "DELETE"):
+            answer = site.send(method, f"{API}/artifacts/{path}{query}", user, data=b"evil")
+            assert answer.status_code in statuses, (method, path, answer.text)
+        for route in ("mpu/create", "mpu/complete", "mpu/abort"):
+            answer = site.send("POST", f"{API}/{route}/{path}{query}", user, json={"path": "f"})
+            assert answer.status_code in statuses, (route, path, answer.text)
+        assert site.send("GET", f"{API}/presigned/{path}{query}", user).status_code in statuses
+    # Who may read a directory of one run may not write for that in another.
+    answer = site.send("PUT", f"{API}/artifacts/{path}{query}", READER, data=b"evil")
+    assert answer.status_code == 403
+
+
 def test_who_may_read(site: Site) -> None:
     site.send("PUT", f"{API}/artifacts/{site.file}", ADMIN, data=b"content").raise_for_status()
     folder = site.file.removesuffix("/f.txt")
