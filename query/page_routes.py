@@ -61,8 +61,9 @@ class PageRoutes:
         index = bodies.pop("index.html").decode()
         names = "".join(f"{name} {hashlib.sha256(body).hexdigest()}\n" for name, body in bodies.items())
         self._version = hashlib.sha256(names.encode()).hexdigest()[:16]
-        index = index.replace("{{assets}}", f"{PAGE}{self._version}")
+        index = index.replace("{{assets}}", f"{static_prefix}{PAGE}{self._version}")
         index = index.replace("{{static_prefix}}", html.escape(static_prefix, quote=True))
+        self._address = f"{static_prefix}{PAGE}"
         self._index = _file("index.html", index.encode())
         self._files = {name: _file(name, body) for name, body in bodies.items()}
 
@@ -75,7 +76,7 @@ class PageRoutes:
 
     async def _to_page(self, request: web.Request) -> web.Response:
         query = f"?{request.query_string}" if request.query_string else ""
-        return web.Response(status=308, headers={"Location": f"{PAGE}{query}", **_SECURITY})
+        return web.Response(status=308, headers={"Location": f"{self._address}{query}", **_SECURITY})
 
     async def _page(self, request: web.Request) -> web.Response:
         return _answer(request, self._index, _ASK_AGAIN)
@@ -89,7 +90,7 @@ class PageRoutes:
         return _answer(request, file, _FOR_GOOD if known else _ASK_AGAIN)
 
     async def _missing(self, request: web.Request) -> web.Response:
-        text = f"There is nothing at this address. The page of curves is at {PAGE}\n"
+        text = f"There is nothing at this address. The page of curves is at {self._address}\n"
         return web.Response(status=404, text=text, headers={**_SECURITY, "Cache-Control": "no-store"})
 
 

@@ -94,8 +94,16 @@ def _default_port(flags: dict[str, Any], port: int) -> dict[str, Any]:
 
 
 @main.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=5000, show_default=True, help="Port to listen on; 0 takes a free one.")
+@click.option(
+    "--host", envvar="RUNSTREAM_HOST", default="127.0.0.1", show_default=True, help="Address to listen on."
+)
+@click.option(
+    "--port",
+    envvar="RUNSTREAM_PORT",
+    default=5000,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),

@@ -59,6 +59,7 @@ async def serve(options: ServeOptions) -> None:
         await supervisor.run(stop)
     finally:
         announcing.cancel()
+        data.release()
         for listener in (*front, storage):
             listener.close()
 
@@ -82,6 +83,8 @@ def _jobs(
         "RUNSTREAM_QUERY": query_url,
         "RUNSTREAM_GATEWAY": gateway_url,
         "PROMETHEUS_MULTIPROC_DIR": str(data.run),
+        # Only the gateways, which inherit their listeners, are for others.
+        "RUNSTREAM_HOST": "127.0.0.1",
     }
     run = [sys.executable, "-m", "runstream"]
     jobs = [

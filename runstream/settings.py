@@ -11,10 +11,10 @@ Parsed and checked once, when a role starts; parts receive plain values. Address
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.errors import ConfigError
@@ -53,6 +53,17 @@ def _with_scheme(value: str, schemes: tuple[str, ...]) -> str:
     if scheme not in schemes:
         raise ValueError(f"must begin with one of {', '.join(s + '://' for s in schemes)}")
     return value
+
+
+def _prefix(value: str) -> str:
+    if value and (not value.startswith("/") or value.endswith("/")):
+        raise ValueError("must begin with / and not end with it")
+    if value == "/runstream":
+        raise ValueError("must not be /runstream, where Runstream's own page is")
+    return value
+
+
+StaticPrefix = Annotated[str, AfterValidator(_prefix)]
 
 
 class QueueSettings(_Environment):
@@ -143,7 +154,7 @@ class GatewaySettings(_Role, _Listen, QueueSettings, _Artifacts):
     tracking: str = Field("http://127.0.0.1:5001", description="URL of the MLflow server")
     query: str = Field("http://127.0.0.1:5002", description="URL of the query service")
     allowed_hosts: str | None = Field(None, description="MLflow's --allowed-hosts")
-    static_prefix: str = Field("", description="MLflow's --static-prefix")
+    static_prefix: StaticPrefix = Field("", description="MLflow's --static-prefix")
     basic_auth: bool = Field(False, description="the MLflow server runs with --app-name basic-auth")
     max_body_bytes: int = Field(16 * _MIB, ge=_MIB, description="largest log-batch body")
     linger_ms: float = Field(1.0, ge=0, description="how long a busy gateway collects points for one record")
@@ -162,7 +173,7 @@ class GatewaySettings(_Role, _Listen, QueueSettings, _Artifacts):
 class StorageSettings(_Role, _Listen, QueueSettings, _ClickHouse, _Metadata):
     """``runstream writer``, ``runstream query``, and both in one process."""
 
-    static_prefix: str = Field("", description="MLflow's --static-prefix")
+    static_prefix: StaticPrefix = Field("", description="MLflow's --static-prefix")
     flush_rows: int = Field(300_000, ge=1, description="points after which a block is inserted")
     flush_ms: float = Field(200, ge=0, description="how long points wait for a block to fill")
     drain_timeout_s: float = Field(20, ge=0, description="how long a stopping writer applies what it holds")
@@ -178,8 +189,8 @@ class TrackingSettings(_Role, _Metadata, _Artifacts):
     )
     query: str = Field("http://127.0.0.1:5002", description="URL of the query service")
     allowed_hosts: str | None = None
-    cors_allowed_origins: str | None = None
-    static_prefix: str = ""
+    cors_allowed_origins: str | None = Field(None, description="MLflow's --cors-allowed-origins")
+    static_prefix: StaticPrefix = ""
     basic_auth: bool = False
 
 

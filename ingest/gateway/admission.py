@@ -21,6 +21,8 @@ from ingest.gateway.upstream import Answer, Upstream, UpstreamUnavailableError
 IDENTITY_HEADERS = ("Authorization", "Cookie", "X-MLFLOW-WORKSPACE")
 
 Identity = tuple[tuple[str, str], ...]
+# How long a caller with an older yes waits for a new one.
+_PATIENCE_S = 1.0
 LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 
 
@@ -37,6 +39,12 @@ class _Verdict:
     epoch: tuple[int, int]
     fresh_until: float
     usable_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    task: asyncio.Task[None]
+    began: float
 
 
 class Admission:
@@ -63,7 +71,7 @@ class Admission:
         self._max_entries = max_entries
         self._clock = clock
         self._verdicts: OrderedDict[tuple[str, Identity], _Verdict] = OrderedDict()
-        self._asking: dict[tuple[str, Identity], asyncio.Task[None]] = {}
+        self._asking: dict[tuple[str, Identity], _Question] = {}
 
     def known(self, run_id: str, identity: Identity) -> bool:
         """Whether a fresh yes is remembered; never blocks."""
@@ -77,21 +85,45 @@ class Admission:
     async def check(self, run_id: str, identity: Identity) -> None:
         """Return if the caller may write to the run; raise ``RefusedError`` with MLflow's answer if not, and
         ``UpstreamUnavailableError`` if nobody can say."""
-        if self.known(run_id, identity):
-            return
         key = (run_id, identity)
-        epoch = self._epochs.of(run_id)
-        task = self._asking.get(key)
-        if task is None:
-            task = asyncio.create_task(self._ask(key, epoch))
-            self._asking[key] = task
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
-            await asyncio.shield(task)
-            return
-        await asyncio.shield(task)
-        # That question may have been put before a change that this caller has already seen.
-        if self._epochs.of(run_id) != epoch or not self.known(run_id, identity):
-            await self.check(run_id, identity)
+        while not self.known(run_id, identity):
+            question = self._asking.get(key)
+            mine = question is None or question.task.done()
+            if question is None or question.task.done():
+                question = self._asking[key] = _Question(self._begin(key), self._clock())
+            if self._usable(key):
+                # A server that hangs must not slow down a training that it has allowed before.
+                left_s = question.began + _PATIENCE_S - self._clock()
+                if left_s > 0:
+                    await asyncio.wait({question.task}, timeout=left_s)
+                if not question.task.done() and self._usable(key):
+                    return
+            await asyncio.shield(question.task)
+            if mine:
+                return
+            # Another caller's question may have been put before a change that this one has already seen.
+
+    def _usable(self, key: tuple[str, Identity]) -> bool:
+        """Whether there is an older yes, for while the server cannot be asked."""
+        verdict = self._verdicts.get(key)
+        return (
+            verdict is not None
+            and verdict.usable_until > self._clock()
+            and verdict.epoch == self._epochs.of(key[0])
+        )
+
+    def _begin(self, key: tuple[str, Identity]) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._ask(key, self._epochs.of(key[0])))
+
+        def ended(_: asyncio.Task[None]) -> None:
+            question = self._asking.get(key)
+            if question is not None and question.task is task:
+                del self._asking[key]
+            if not task.cancelled():
+                task.exception()  # read here: there may be nobody left who waits for it
+
+        task.add_done_callback(ended)
+        return task
 
     async def _ask(self, key: tuple[str, Identity], epoch: tuple[int, int]) -> None:
         run_id, identity = key
@@ -105,9 +137,8 @@ class Admission:
                 # No verdict: the server is there, but what it needs (its database) is not.
                 raise UpstreamUnavailableError("the tracking server cannot answer")
         except UpstreamUnavailableError:
-            verdict = self._verdicts.get(key)
-            if verdict and verdict.usable_until > self._clock() and verdict.epoch == self._epochs.of(run_id):
-                verdict.fresh_until = self._clock() + 1.0
+            if self._usable(key):
+                self._verdicts[key].fresh_until = self._clock() + 1.0
                 return
             raise
         if answer.status != 200:

@@ -31,6 +31,8 @@ from ingest.queue.protocol import Producer
 
 _log = logging.getLogger(__name__)
 _GAUGE_INTERVAL_S = 1.0
+# More than the listeners that a query service admits.
+_OWN_CONNECTIONS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,12 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     config = parts.config
     epochs = Epochs(parts.epochs_path)
     hosts = HostRules(config.allowed_hosts)
-    tracking = Upstream("tracking", config.tracking_url, timeout_s=config.upstream_timeout_s)
+    prefix = config.static_prefix
+    tracking = Upstream("tracking", config.tracking_url, timeout_s=config.upstream_timeout_s, prefix=prefix)
     query = Upstream("query", config.query_url, timeout_s=config.upstream_timeout_s)
+    own = Upstream(
+        "query", config.query_url, timeout_s=config.upstream_timeout_s, max_connections=_OWN_CONNECTIONS
+    )
     pace = Pace(urgent=lambda: batcher.pending_bytes > 0)
     batcher = Batcher(
         parts.producer,
@@ -85,6 +91,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     reads = ReadRoutes(
         tracking=tracking,
         query=query,
+        own=own,
         epochs=epochs,
         hosts=hosts,
         telemetry=parts.telemetry,
@@ -114,7 +121,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         add_artifact_routes(
             app,
             config.artifacts,
-            prefix=config.static_prefix,
+            prefix=prefix,
             ask=tracking.get,
             relay=reads.relay,
             hosts=hosts,
@@ -122,9 +129,9 @@ def create_gateway(parts: GatewayParts) -> Gateway:
             authorize=verdicts if config.mlflow_judges_reads else None,
             give_way=pace,
         )
-    HealthRoutes(Readiness(tracking, query), parts.expose).add_to(app)
-    writes.add_to(app, config.static_prefix)
-    reads.add_to(app, config.static_prefix)
+    HealthRoutes(Readiness(tracking, query), parts.expose).add_to(app, prefix)
+    writes.add_to(app, prefix)
+    reads.add_to(app, prefix)
 
     async def life(_: web.Application) -> AsyncIterator[None]:
         gauges = asyncio.create_task(_keep_gauges(parts, batcher))
@@ -138,12 +145,13 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         await parts.producer.close()
         await tracking.close()
         await query.close()
+        await own.close()
         epochs.close()
 
     app.cleanup_ctx.append(life)
 
     async def end_streams(_: web.Application) -> None:
-        query.end_streams()
+        own.end_streams()
 
     app.on_shutdown.append(end_streams)
 
@@ -153,7 +161,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
             hosts,
             parts.telemetry,
             make_handler,
-            prefix=config.static_prefix,
+            prefix=prefix,
             max_body_bytes=config.max_body_bytes,
             retry_after_s=config.retry_after_s,
             idle_timeout_s=config.idle_timeout_s,

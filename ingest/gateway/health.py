@@ -47,10 +47,11 @@ class HealthRoutes:
         self._readiness = readiness
         self._expose = expose
 
-    def add_to(self, app: web.Application) -> None:
-        """Mount the routes."""
-        app.router.add_get("/health", self.health)
-        app.router.add_get("/ready", self.ready)
+    def add_to(self, app: web.Application, prefix: str = "") -> None:
+        """Mount the routes; the first two also below ``prefix``, for whoever knows only that address."""
+        for base in {"", prefix}:
+            app.router.add_get(f"{base}/health", self.health)
+            app.router.add_get(f"{base}/ready", self.ready)
         app.router.add_get("/metrics", self.metrics)
 
     async def health(self, _: web.Request) -> web.Response:

@@ -174,6 +174,7 @@ class LeanConnection(asyncio.Protocol):
         if not self._buffer and not self.busy and self._take_whole(data):
             return
         self._buffer += data
+        self._last_active = asyncio.get_running_loop().time()
         if not self.busy:
             self._advance()
         elif len(self._buffer) > _READ_AHEAD_BYTES and not self._paused:
@@ -265,10 +266,11 @@ class LeanConnection(asyncio.Protocol):
         self._task = None
         self._answer(error)
         self._tell_finished()
-        if self._paused and len(self._buffer) <= _READ_AHEAD_BYTES:
+        self._advance()
+        # What is left is part of a request, however large, and its rest has to come.
+        if self._paused and not self.busy:
             self._paused = False
             self._transport.resume_reading()
-        self._advance()
 
     def _answer(self, error: BaseException | None) -> None:
         if self._transport.is_closing():

@@ -7,6 +7,7 @@ writer has applied what was acknowledged before (read your writes). The rest goe
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 
 import orjson
@@ -37,13 +38,18 @@ _WIDE_MARKS = ("/users/", "/permissions", "/roles", "/scorers/permissions", "/wo
 
 
 class ReadRoutes:
-    """Handlers for reads and for the rest, of one gateway process."""
+    """Handlers for reads and for the rest, of one gateway process.
+
+    ``query`` and ``own`` are the query service, over connections of their own: listeners to live points and long
+    downloads keep theirs, and must not stand in the way of MLflow's reads.
+    """
 
     def __init__(
         self,
         *,
         tracking: Upstream,
         query: Upstream,
+        own: Upstream,
         epochs: Epochs,
         hosts: HostRules,
         telemetry: GatewayTelemetry,
@@ -54,6 +60,7 @@ class ReadRoutes:
     ) -> None:
         self._tracking = tracking
         self._query = query
+        self._own = own
         self._epochs = epochs
         self._hosts = hosts
         self._telemetry = telemetry
@@ -63,7 +70,7 @@ class ReadRoutes:
         self._mlflow_judges_reads = mlflow_judges_reads
 
     def add_to(self, app: web.Application, prefix: str) -> None:
-        """Mount the routes; the last one takes whatever no other route has."""
+        """Mount the routes, Runstream's own also without ``prefix``; the last one takes whatever no other has."""
         add = app.router.add_route
         for api in _APIS:
             for history in _HISTORIES:
@@ -76,21 +83,24 @@ class ReadRoutes:
                 add("POST", f"{prefix}{api}/{change}", self.wide_change)
         add("GET", f"{prefix}/ajax-api/2.0/mlflow/metrics/get-history-bulk", self.history)
         add("POST", f"{prefix}/graphql", self.fresh)
-        for own in ("metrics", "runs", "live", "sql", "openapi.json", "page"):
-            add("*", f"/api/1.0/runstream/{own}", self.own)
-            add("*", f"/api/1.0/runstream/{own}/{{tail:.*}}", self.own)
-        add("*", "/runstream", self.own)
-        add("*", "/runstream/{tail:.*}", self.own)
+        for base in {"", prefix}:
+            own = functools.partial(self.own, mounted_at=base)
+            for route in ("metrics", "runs", "live", "sql", "openapi.json", "page"):
+                add("*", f"{base}/api/1.0/runstream/{route}", own)
+                add("*", f"{base}/api/1.0/runstream/{route}/{{tail:.*}}", own)
+            add("*", f"{base}/runstream", own)
+            add("*", f"{base}/runstream/{{tail:.*}}", own)
         add("*", "/{tail:.*}", self.rest)
 
     async def history(self, request: web.Request) -> web.StreamResponse:
         """A metric history, from the query service."""
         if self._mlflow_judges_reads or not self._hosts.serves(request):
             return await self.relay(request)
-        return await self._ask_query(request)
+        return await self._ask_query(self._query, request)
 
-    async def own(self, request: web.Request) -> web.StreamResponse:
-        """A route of the query service, for callers that MLflow's host and origin rules let in."""
+    async def own(self, request: web.Request, *, mounted_at: str = "") -> web.StreamResponse:
+        """A route of the query service, for callers that MLflow's host and origin rules let in. ``mounted_at`` is
+        what stands before its path here."""
         if self._mlflow_judges_reads:
             refusal = MlflowError(
                 "Runstream's own API does not know MLflow's permissions and is off with basic-auth",
@@ -102,12 +112,14 @@ class ReadRoutes:
             return answers.refusal(
                 MlflowError("Cross-origin request blocked", "PERMISSION_DENIED", 403), self._retry_after_s
             )
-        return await self._ask_query(request)
+        return await self._ask_query(self._own, request, mounted_at)
 
-    async def _ask_query(self, request: web.Request) -> web.StreamResponse:
+    async def _ask_query(
+        self, query: Upstream, request: web.Request, mounted_at: str = ""
+    ) -> web.StreamResponse:
         self._telemetry.request("history")
         try:
-            return await self._query.relay(request, begin_timeout_s=_READ_BEGINS_WITHIN_S)
+            return await query.relay(request, begin_timeout_s=_READ_BEGINS_WITHIN_S, mounted_at=mounted_at)
         except UpstreamUnavailableError as error:
             self._telemetry.refused("query_away")
             return answers.refusal(error, self._retry_after_s)

@@ -56,12 +56,16 @@ class Answer:
 class Upstream:
     """Talks to one base URL over pooled connections.
 
-    ``name`` is for people (errors, logs, readiness). Close it once; it belongs to one event loop.
+    ``name`` is for people (errors, logs, readiness). ``prefix`` stands before the paths of the gateway's own questions;
+    what is relayed has the path that its sender gave it. Close it once; it belongs to one event loop.
     """
 
-    def __init__(self, name: str, base_url: str, *, timeout_s: float, max_connections: int = 256) -> None:
+    def __init__(
+        self, name: str, base_url: str, *, timeout_s: float, prefix: str = "", max_connections: int = 256
+    ) -> None:
         self.name = name
         self._base = base_url.rstrip("/")
+        self._prefix = prefix
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=timeout_s)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=30),
@@ -85,7 +89,7 @@ class Upstream:
     ) -> Answer:
         try:
             async with self._session.request(
-                method, self._base + path, data=body, headers=headers, timeout=self._timeout
+                method, self._base + self._prefix + path, data=body, headers=headers, timeout=self._timeout
             ) as response:
                 return Answer(
                     response.status,
@@ -103,16 +107,18 @@ class Upstream:
         body: bytes | None = None,
         before_answer: Callable[[], None] | None = None,
         begin_timeout_s: float | None = None,
+        mounted_at: str = "",
     ) -> web.StreamResponse:
         """Pass a request on and stream the answer back; neither body is held in memory.
 
         ``body`` is the request's body if it was read already. The answer has to begin within ``begin_timeout_s``.
         ``before_answer`` is called when the server has answered and the caller has seen nothing of it yet.
+        ``mounted_at`` is what the request's path has before that which the server knows.
         Raises ``UpstreamUnavailableError`` if the server did not begin to answer.
         """
         headers = _forwarded(request)
         # Bytes of the target as the client sent them: decoding and encoding again could change their meaning.
-        url = URL(self._base + request.raw_path, encoded=True)
+        url = URL(self._base + request.raw_path.removeprefix(mounted_at), encoded=True)
         data: bytes | aiohttp.StreamReader | None = body
         if body is None and request.can_read_body:
             data = request.content

@@ -281,7 +281,7 @@ class Page {
     const title = this.chosen.length ? "No metrics yet" : "No runs yet";
     const code = [
       "import mlflow",
-      `mlflow.set_tracking_uri("${location.origin}")`,
+      `mlflow.set_tracking_uri("${location.origin}${server.PREFIX}")`,
       "with mlflow.start_run():",
       "    for step in range(1000):",
       '        mlflow.log_metric("loss", 1 / (step + 1), step=step)',

@@ -1,8 +1,8 @@
 /** Questions to the server, MLflow's and Runstream's. They wait for a server that is away, and say so. */
 
-const PREFIX = document.querySelector('meta[name="static-prefix"]').content;
+export const PREFIX = document.querySelector('meta[name="static-prefix"]').content;
 const MLFLOW = `${PREFIX}/ajax-api/2.0/mlflow`;
-const OWN = "/api/1.0/runstream";
+const OWN = `${PREFIX}/api/1.0/runstream`;
 const AWAY = new Set([429, 502, 503, 504]);
 const LONGEST_WAIT_MS = 8_000;
 

@@ -147,6 +147,59 @@ async def test_an_mlflow_server_that_fails_gives_no_verdict(setup: Setup) -> Non
         await setup.admission.check("unknown", ())
 
 
+async def test_training_goes_on_while_the_mlflow_server_hangs(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ingest.gateway.admission._PATIENCE_S", 0.05)
+    await setup.admission.check("run", ())
+    setup.tracking.hold = asyncio.Event()
+    setup.now[0] += 60
+    await setup.admission.check("run", ())
+    assert setup.tracking.asked == [("run", None)] * 2
+    # The same question is still under way; nobody waits for it again.
+    setup.now[0] += 1
+    async with asyncio.timeout(5):
+        for _ in range(1000):
+            await setup.admission.check("run", ())
+    assert len(setup.tracking.asked) == 2
+    # A run that was changed has no older yes; nor has one that was never allowed.
+    setup.epochs.bump("run")
+    waiting = [asyncio.create_task(setup.admission.check(run, ())) for run in ("run", "unknown")]
+    done, _ = await asyncio.wait(waiting, timeout=0.2)
+    assert not done
+    setup.tracking.status = 404
+    setup.tracking.hold.set()
+    for task in waiting:
+        with pytest.raises(RefusedError):
+            await task
+
+
+async def test_a_late_no_counts(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.gateway.admission._PATIENCE_S", 0.05)
+    await setup.admission.check("run", ())
+    setup.tracking.hold, setup.tracking.status = asyncio.Event(), 403
+    setup.now[0] += 60
+    await setup.admission.check("run", ())
+    setup.tracking.hold.set()
+    setup.now[0] += 1
+
+    async def refused() -> None:
+        while True:
+            await setup.admission.check("run", ())
+            await asyncio.sleep(0.001)
+
+    with pytest.raises(RefusedError) as error:
+        await asyncio.wait_for(refused(), 10)
+    assert error.value.answer.status == 403
+
+
+def test_epochs_have_their_room_on_the_disk(tmp_path: Path) -> None:
+    """A mapped file with holes ends the process when the disk is full."""
+    Epochs(tmp_path / "epochs").close()
+    facts = (tmp_path / "epochs").stat()
+    assert facts.st_blocks * 512 >= facts.st_size > 0
+
+
 def test_epochs_are_shared_through_their_file(tmp_path: Path) -> None:
     mine, theirs = Epochs(tmp_path / "epochs"), Epochs(tmp_path / "epochs")
     before = mine.of("run")

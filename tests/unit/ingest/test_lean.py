@@ -242,6 +242,44 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not(setup: Setup) 
     busy_writer.close()
 
 
+async def test_a_body_that_arrives_slowly_is_not_idle(setup: Setup) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", setup.port)
+    request = log_batch("slow")
+    for at in range(0, len(request), len(request) // 8):
+        writer.write(request[at : at + len(request) // 8])
+        await asyncio.sleep(0.15)  # all of it takes longer than a connection may be idle
+    assert (await answer(reader))[0] == 200
+    writer.close()
+
+
+@pytest.mark.parametrize("lean", [True, False])
+async def test_a_large_request_sent_ahead_goes_on_when_its_turn_comes(setup: Setup, lean: bool) -> None:
+    setup.stub.hold = asyncio.Event()
+    reader, writer = await asyncio.open_connection("127.0.0.1", setup.port)
+    body = b"z" * 700_000
+    large = log_batch("k", f"X: {'x' * 100}\r\n") if lean else b""
+    if lean:
+        head, _, small = large.partition(b"\r\n\r\n")
+        spaces = b" " * len(body)  # JSON may have them
+        head = head.replace(
+            b"Content-Length: %d" % len(small), b"Content-Length: %d" % (len(small) + len(spaces))
+        )
+        large = head + b"\r\n\r\n" + small + spaces
+    else:
+        large = other("/large", body)
+    writer.write(log_batch("first") + large[:500_000])
+    (connection,) = [one for one in setup.server.connections if one.busy] or [None]
+    async with asyncio.timeout(10):
+        while connection is None or not connection._paused:
+            await asyncio.sleep(0.001)
+            connection = connection or next((one for one in setup.server.connections if one.busy), None)
+    writer.write(large[500_000:])
+    setup.stub.hold.set()
+    for _ in range(2):
+        assert (await answer(reader))[0] == 200
+    writer.close()
+
+
 async def test_drain_answers_what_is_under_way_and_closes(setup: Setup) -> None:
     setup.stub.hold = asyncio.Event()
     busy, busy_writer = await asyncio.open_connection("127.0.0.1", setup.port)
