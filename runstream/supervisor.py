@@ -65,7 +65,7 @@ class Supervisor:
         stopped = asyncio.create_task(stop.wait())
         failed = asyncio.create_task(self.failed.wait())
         try:
-            await asyncio.wait((stopped, failed), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((stopped, failed, *keepers), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._stopping = True
             stopped.cancel()
@@ -74,6 +74,9 @@ class Supervisor:
             for keeper in keepers:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
+        for keeper in keepers:
+            if not keeper.cancelled() and (error := keeper.exception()) is not None:
+                raise error
         if self.failed.is_set():
             raise ConfigError("a part could not start; its own message is above")
 
@@ -81,11 +84,23 @@ class Supervisor:
         backoff_s = _FIRST_BACKOFF_S
         while not self._stopping:
             started = time.monotonic()
-            child = await self._start(job)
+            try:
+                child = await self._start(job)
+            except OSError as error:
+                # No process, memory or descriptor to be had: that can pass.
+                _log.error("a process cannot be started", extra={"job": job.name, "error": str(error)})
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
+                continue
             status = await child.wait()
             if self._stopping:
                 return
-            self._on_exit(child.pid)
+            try:
+                self._on_exit(child.pid)
+            except OSError as error:
+                _log.warning(
+                    "counters of an ended process stay", extra={"job": job.name, "error": str(error)}
+                )
             if status == EXIT_CONFIG:
                 self.failed.set()
                 return

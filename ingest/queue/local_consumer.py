@@ -73,14 +73,14 @@ class LocalLogConsumer:
         Raises ``QueueUnavailableError`` when the disk fails and nothing else can be read."""
         deadline = self._loop.time() + timeout_s
         while True:
-            if self._reading is None and self._has_news():
-                self._reading = self._run(self._reader, self._read, max_bytes)
-            if self._reading is not None:
-                try:
-                    messages = await asyncio.shield(self._reading)
-                except OSError as error:
-                    self._reading = None
-                    raise QueueUnavailableError(f"the log cannot be read: {error.strerror}") from error
+            try:
+                if self._reading is None and self._has_news():
+                    self._reading = self._run(self._reader, self._read, max_bytes)
+                messages = await asyncio.shield(self._reading) if self._reading is not None else None
+            except OSError as error:
+                self._reading = None
+                raise QueueUnavailableError(f"the log cannot be read: {error.strerror}") from error
+            if messages is not None:
                 self._reading = None
                 if messages:
                     self._delay_s = _MIN_DELAY_S
@@ -100,9 +100,12 @@ class LocalLogConsumer:
 
     async def end_offsets(self) -> dict[int, int]:
         """The end of the last whole record of each stream. A record that is just being written, or that a
-        dead producer left half-way, does not count."""
-        self._discover()
-        ends = await self._run(self._walker, self._ends, list(self._streams.values()))
+        dead producer left half-way, does not count. Raises ``QueueUnavailableError`` when the disk fails."""
+        try:
+            self._discover()
+            ends = await self._run(self._walker, self._ends, list(self._streams.values()))
+        except OSError as error:
+            raise QueueUnavailableError(f"the log cannot be read: {error.strerror}") from error
         self._delay_s = _MIN_DELAY_S
         self._wake()
         return ends

@@ -305,8 +305,8 @@ class Writer:
         batch, config = self._batch, self.config
         if not batch or batch.started_at is None:
             return float("inf")
-        if self._settle_task is not None and (self._sink.crowded() or self.stats.failure is not None):
-            # No room for more newest values, or no database to take them: wait for it, with what is queued.
+        if self._settle_task is not None and self._sink.crowded():
+            # No room for more newest values: wait until they are written, with what is queued.
             return float("inf")
         if not self._room.is_set() or batch.flush or self._stopping or self._waiters.wanted(Step.INSERTED):
             return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -48,12 +47,11 @@ class Retry:
                 if not error.retryable:
                     raise
                 self._stats.retries += 1
-                if self._stats.failing_since is None:
-                    self._stats.failing_since = time.monotonic()
-                self._stats.failure = f"{what}: {error}"
+                self._stats.failures[what] = str(error)
                 logger.warning("%s failed, trying again: %s", what, error)
                 await self._sleep(pause * (0.5 + 0.5 * self._random_fraction()))
                 pause = min(pause * 2, LONGEST_PAUSE_S)
             else:
-                self._stats.failure = self._stats.failing_since = None
+                # Its own success only: others may still be failing.
+                self._stats.failures.pop(what, None)
                 return result

@@ -30,6 +30,28 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# What ClickHouse says of the content of a block (src/Common/ErrorCodes.cpp). Whatever else it says, a record is never
+# given up for it: an error without a code can be a proxy's, and one of the system (1000 to 1002) a full disk.
+_ABOUT_DATA = frozenset(
+    {
+        6,  # CANNOT_PARSE_TEXT
+        27,  # CANNOT_PARSE_INPUT_ASSERTION_FAILED
+        32,  # ATTEMPT_TO_READ_AFTER_EOF
+        33,  # CANNOT_READ_ALL_DATA
+        36,  # BAD_ARGUMENTS
+        53,  # TYPE_MISMATCH
+        69,  # ARGUMENT_OUT_OF_BOUND
+        70,  # CANNOT_CONVERT_TYPE
+        117,  # INCORRECT_DATA
+        128,  # TOO_LARGE_ARRAY_SIZE
+        131,  # TOO_LARGE_STRING_SIZE
+        321,  # VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
+        349,  # CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
+        395,  # FUNCTION_THROW_IF_VALUE_IS_NON_ZERO
+        469,  # VIOLATED_CONSTRAINT
+    }
+)
+
 
 def _no_points() -> PointColumns:
     codes, numbers = np.empty(0, np.uint32), np.empty(0, np.int64)
@@ -157,9 +179,10 @@ class Sink:
                 )
             )
         except DatabaseError as error:
-            if error.retryable or await self._accepts_inserts():
+            if error.retryable or (error.code in _ABOUT_DATA and await self._accepts_inserts()):
                 raise
-            # The table, the rights or the settings are wrong, not these records: somebody has to repair that.
+            # The place, the table, the rights or the settings are wrong, not these records: that passes, or somebody
+            # has to repair it.
             raise DatabaseError(str(error), code=error.code, retryable=True) from error
 
     async def _accepts_inserts(self) -> bool:

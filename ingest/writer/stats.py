@@ -23,8 +23,7 @@ def _ignore(_flush: Flush) -> None:
 class WriterStats:
     """Counters since the start, changed on the event loop only.
 
-    ``failure`` is the error that is being retried now, or ``None``; ``failing_since`` the monotonic time at
-    which it began. ``on_flush`` is called after each block.
+    ``failures`` are the errors that are being retried now, by what failed. ``on_flush`` is called after each block.
     """
 
     points: int = 0
@@ -37,6 +36,10 @@ class WriterStats:
     latest_s: float = 0.0
     dead_letters: int = 0
     retries: int = 0
-    failure: str | None = None
-    failing_since: float | None = None
+    failures: dict[str, str] = field(default_factory=dict)
     on_flush: Callable[[Flush], None] = field(default=_ignore, repr=False)
+
+    @property
+    def failure(self) -> str | None:
+        """What is being retried now, and why; ``None`` if nothing is."""
+        return "; ".join(f"{what}: {error}" for what, error in self.failures.items()) or None

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from contracts.queue_backends import KafkaBackend, drain
 
 from ingest.queue.kafka import KafkaConsumerQueue, KafkaProducerQueue, KafkaSettings, ensure_topics
@@ -324,3 +324,33 @@ async def test_the_barrier_gives_up_in_time_when_no_writer_is_there(kafka: Open)
     assert asyncio.get_running_loop().time() - begin < 2
     idle = next(str(i) for i in range(100) if producer.route(str(i)) != producer.route("run"))
     assert await barrier.wait([idle], 5), "other partitions are not kept waiting"
+
+
+async def test_a_topic_gets_more_partitions_while_it_is_read(kafka: Open) -> None:
+    queue = kafka(partitions=2)
+    producer, consumer = await queue.producer(), await queue.consumer()
+    for partition in range(2):
+        await producer.append(partition, b"before")
+    assert len(await drain(consumer, 2)) == 2
+    admin = AIOKafkaAdminClient(**queue.settings.client_options())
+    await admin.start()
+    await admin.create_partitions({queue.settings.topic: NewPartitions(3)})
+    await admin.close()
+    # Another process, which sees all three.
+    later = KafkaProducerQueue(queue.settings)
+    async with asyncio.timeout(60):
+        await later.start()
+        try:
+            await later.append(2, b"after")
+        finally:
+            await later.close()
+        found: list[bytes] = []
+        while b"after" not in found:
+            # The client would look by itself within a minute.
+            client = consumer._consumer._client  # type: ignore[attr-defined]
+            await client.force_metadata_update()
+            with contextlib.suppress(QueueUnavailableError):
+                found += [m.payload for m in await consumer.poll(max_bytes=10_000, timeout_s=0.5)]
+    assert found.count(b"after") == 1
+    await consumer.commit({2: 1})
+    assert (await consumer.committed())[2] == 1

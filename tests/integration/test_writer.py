@@ -27,7 +27,7 @@ from ingest.writer.newest import LatestRows
 from ingest.writer.pipeline import Writer
 from runstream.clickhouse import connect, create_database
 from runstream.migrate import migrate
-from schemas.database import Database
+from schemas.database import Database, DatabaseError
 from schemas.migrations import Flavour
 from support.chdb_http import ChdbServer, Fault, chdb_server
 from support.memory_queue import MemoryConsumer, MemoryQueue
@@ -291,6 +291,28 @@ async def test_table_that_is_missing_makes_no_dead_letters(place: Place) -> None
         assert place.queue.letters == []
         place.database.execute("RENAME TABLE elsewhere TO metrics")
         assert await waiting
+    assert place.stored() == sorted(place.rows)
+
+
+@pytest.mark.parametrize("code", [None, 1001, 49])
+async def test_errors_that_are_not_about_records_make_no_dead_letters(
+    place: Place, monkeypatch: pytest.MonkeyPatch, code: int | None
+) -> None:
+    """A proxy's answer without a code, a file system's error: an empty block may well go in meanwhile."""
+    insert, left = place.database.insert_native, [3]
+
+    def flaky(table: str, columns: Sequence[str], block: bytes, **more: Any) -> None:
+        if more.get("deduplication_token") and left[0]:
+            left[0] -= 1
+            raise DatabaseError("502 Bad Gateway", code=code, retryable=False)
+        insert(table, columns, block, **more)
+
+    monkeypatch.setattr(place.database, "insert_native", flaky)
+    place.log()
+    async with place.writer() as writer:
+        assert await writer.flush_until(place.queue.ends(), 60)
+        assert writer.stats.retries == 3
+    assert place.queue.letters == []
     assert place.stored() == sorted(place.rows)
 
 

@@ -309,7 +309,11 @@ class KafkaConsumerQueue:
         assignment = self._assignments
         positions = dict(self._positions)
         if self._owned - positions.keys():
+            if not self._owned <= set(self._offsets.partitions):
+                await self._offsets.look_again()
             positions = await self.committed() | positions
+        if not self._owned <= positions.keys():
+            raise QueueUnavailableError("Kafka does not say yet where a new partition begins")
         if assignment != self._assignments or self._consumer is None:
             return
         for partition in self._owned:

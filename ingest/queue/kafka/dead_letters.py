@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ingest.queue.kafka.sender import Sender
 from ingest.queue.kafka.settings import KafkaSettings
 from ingest.queue.protocol import Message
+from schemas.errors import ConfigError, QueueUnavailableError
 
 
 class KafkaDeadLetters:
@@ -26,12 +27,15 @@ class KafkaDeadLetters:
         self.stored = 0
 
     async def add(self, message: Message, reason: str) -> None:
-        """Store one letter durably. Raises ``QueueUnavailableError``, or ``ConfigError`` without the
-        topic."""
+        """Store one letter durably. Raises ``QueueUnavailableError``, also without the topic."""
         async with self._starting:
             if self._sender is None:
                 sender = Sender(self._settings, self._settings.dead_letter_topic)
-                await sender.start()
+                try:
+                    await sender.start()
+                except ConfigError as error:
+                    # Kafka is away, or somebody has to make the topic; the record stays where it is until then.
+                    raise QueueUnavailableError(str(error)) from error
                 self._sender = sender
         headers = {
             "reason": reason,

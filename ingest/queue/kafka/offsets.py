@@ -60,6 +60,15 @@ class KafkaOffsets:
             raise QueueUnavailableError(f"Kafka's offsets cannot be asked for: {error!r}") from error
         self.partitions = sorted(found)
 
+    async def look_again(self) -> None:
+        """Ask for the topic's partitions again: it may have got more. Raises ``QueueUnavailableError``."""
+
+        async def look() -> list[int]:
+            cluster = await self._connected().fetch_all_metadata()
+            return sorted(cluster.partitions_for_topic(self._settings.topic) or self.partitions)
+
+        self.partitions = await self._retry(look)
+
     async def ends(self) -> dict[int, int]:
         """The offset after the newest record of each partition that is fully replicated. An acknowledged
         record is below it: with acks=all a broker answers only after the high watermark has passed the

@@ -179,7 +179,8 @@ class Sender:
             await asyncio.sleep(pause)
             try:
                 self._producer = await self._build()
-            except KafkaError as error:
+            # Also what is no fault of Kafka's: certificates are replaced while we read them.
+            except Exception as error:
                 self._away = _unreachable(self._settings, error)
                 logger.warning("%s", self._away)
                 pause = min(longest, pause * 2)
