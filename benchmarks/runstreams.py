@@ -59,7 +59,9 @@ class Runstream(Server):
     def _stopped(self) -> dict[str, int]:
         """What the stopped engine holds, asked through chDB in a process of its own."""
         script = [sys.executable, "-m", "benchmarks.inspect_chdb", str(self.folder / "data" / "clickhouse")]
-        answer = subprocess.run(script, cwd=_ROOT, stdout=subprocess.PIPE, check=True, timeout=_COUNT_TIMEOUT_S)
+        answer = subprocess.run(
+            script, cwd=_ROOT, stdout=subprocess.PIPE, check=True, timeout=_COUNT_TIMEOUT_S
+        )
         facts: dict[str, int] = json.loads(answer.stdout.splitlines()[-1])
         return facts
 

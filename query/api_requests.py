@@ -36,6 +36,8 @@ Compression = Annotated[
     Literal["lz4", "zstd", "none"],
     msgspec.Meta(description="Compression of an Arrow stream's buffers, or of a Parquet file's pages."),
 ]
+# So many runs one listener may follow.
+MAX_LIVE_RUNS = 1_000
 Statistic = Literal["count", "mean", "std", "min", "max", "median", "p10", "p90"]
 
 
@@ -82,6 +84,13 @@ class AggregateRequest(_Selecting):
     every: Annotated[
         int, msgspec.Meta(ge=1, le=INT64_MAX, description="Steps that are taken together; 1: each by itself.")
     ] = 1
+
+
+class LiveRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Runs to listen to."""
+
+    runs: Annotated[list[RunId], msgspec.Meta(min_length=1, max_length=MAX_LIVE_RUNS)]
+    keys: Keys | None = None
 
 
 def check_runs(runs: list[str], limit: int) -> list[str]:

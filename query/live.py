@@ -78,16 +78,19 @@ class Listener:
 
 
 class Hub:
-    """Hands new points to the listeners of their runs. All methods belong to one event loop and never
-    block.
+    """Hands new points to the listeners of their runs. All methods belong to one event loop and only ``watched``
+    waits.
 
     ``publish`` costs next to nothing for points that nobody listens to. ``history_points`` bounds what is
-    kept for listeners that come back, ``max_unread_points`` what one listener may leave unread.
+    kept for listeners that come back, ``max_unread_points`` what one listener may leave unread. ``looked_for``
+    says that new points are not handed over but looked for: then a run's points come from the first look on that was
+    for this run as well (``watching``).
     """
 
     def __init__(
         self,
         *,
+        looked_for: bool = False,
         max_listeners: int = 1_000,
         max_unread_points: int = 100_000,
         history_points: int = 500_000,
@@ -99,6 +102,10 @@ class Hub:
         self._max_unread_points = max_unread_points
         self._history_limit = history_points
         self._clock = clock
+        self._looked_for = looked_for
+        self._watched: set[str] = set()
+        self._progress = asyncio.Event()
+        self._wanted = asyncio.Event()
         self._listeners: dict[str, set[Listener]] = {}
         self._count = 0
         self._left_at: dict[str, float] = {}
@@ -134,7 +141,35 @@ class Hub:
             self._listeners.setdefault(run_id, set()).add(listener)
             self._since.setdefault(run_id, self._sequence)
             self._left_at.pop(run_id, None)
+        self._wanted.set()
         return listener
+
+    async def wanted(self) -> list[str]:
+        """``runs``, once there are any."""
+        while not (runs := self.runs()):
+            self._wanted.clear()
+            await self._wanted.wait()
+        return runs
+
+    def watching(self, runs: Iterable[str]) -> None:
+        """Whatever appears of these runs from now on will be published."""
+        self._watched.update(run_id for run_id in runs if run_id in self._since)
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    def all_watched(self, runs: Iterable[str]) -> bool:
+        """Whether whatever appears of these runs from now on will be published."""
+        return not self._looked_for or self._watched.issuperset(runs)
+
+    async def watched(self, runs: Iterable[str], timeout_s: float) -> bool:
+        """Wait until ``all_watched``; ``False`` after ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.all_watched(runs):
+                    await self._progress.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def leave(self, listener: Listener) -> None:
         """End a listener."""
@@ -193,6 +228,7 @@ class Hub:
         for run_id in [run for run, at in self._left_at.items() if now - at > _LINGER_S]:
             del self._left_at[run_id]
             self._since.pop(run_id, None)
+            self._watched.discard(run_id)
 
 
 class KeyFilter:

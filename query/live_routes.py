@@ -1,9 +1,9 @@
 """Live points as Server-Sent Events: ``GET /api/1.0/runstream/runs/{id}/metrics/live`` and
-``…/live?run_id=…``.
+``…/live?run_id=…``, or ``POST …/live`` with more runs than an address can name.
 
-Events: ``points`` (columns of new points of one run), ``gap`` (points between the given ``Last-Event-ID``
-and now are not remembered here: query for them), ``dropped`` (the listener was too slow; the connection
-ends).
+Events: ``open`` (what is logged from now on will come), ``points`` (columns of new points of one run), ``gap``
+(points between the given ``Last-Event-ID`` and now are not remembered here: query for them), ``dropped`` (the listener
+was too slow; the connection ends).
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 import orjson
 from aiohttp import web
 
-from query.api_requests import check_keys, check_runs
+from query.api_requests import MAX_LIVE_RUNS, LiveRequest, check_keys, check_runs
 from query.live import Hub, KeyFilter, Listener, encode
+from query.metrics_api import decode
 from query.wire import API
 from query.workers import BusyError
 
 _HEARTBEAT_S = 10.0
 _RETRY_MS = 1_000
-_MAX_RUNS = 1_000
 
 
 class LiveRoutes:
@@ -33,6 +33,7 @@ class LiveRoutes:
         """Mount the routes."""
         app.router.add_get(f"{API}/runs/{{run_id}}/metrics/live", self.of_run, allow_head=False)
         app.router.add_get(f"{API}/live", self.of_runs, allow_head=False)
+        app.router.add_post(f"{API}/live", self.of_many_runs)
         app.on_shutdown.append(self._close)
 
     async def _close(self, _: web.Application) -> None:
@@ -42,15 +43,21 @@ class LiveRoutes:
 
     async def of_run(self, request: web.Request) -> web.StreamResponse:
         """New points of one run."""
-        return await self._stream(request, [request.match_info["run_id"]])
+        return await self._stream(request, [request.match_info["run_id"]], _named_keys(request))
 
     async def of_runs(self, request: web.Request) -> web.StreamResponse:
         """New points of several runs."""
-        return await self._stream(request, request.query.getall("run_id", []))
+        return await self._stream(request, request.query.getall("run_id", []), _named_keys(request))
 
-    async def _stream(self, request: web.Request, run_ids: list[str]) -> web.StreamResponse:
-        runs = check_runs(run_ids, _MAX_RUNS)
-        named = request.query.getall("key", None)
+    async def of_many_runs(self, request: web.Request) -> web.StreamResponse:
+        """New points of runs that the body names."""
+        wanted = await decode(request, LiveRequest)
+        return await self._stream(request, wanted.runs, wanted.keys)
+
+    async def _stream(
+        self, request: web.Request, run_ids: list[str], named: list[str] | None
+    ) -> web.StreamResponse:
+        runs = check_runs(run_ids, MAX_LIVE_RUNS)
         keys = KeyFilter(None if named is None else check_keys(named))
         listener = self._hub.listen(runs)
         if listener is None:
@@ -65,7 +72,10 @@ class LiveRoutes:
                 }
             )
             await response.prepare(request)
-            await response.write(f"retry: {_RETRY_MS}\n".encode() + self._opening(request, runs, keys))
+            await response.write(f"retry: {_RETRY_MS}\n".encode())
+            while not self._closing and not await self._hub.watched(runs, _HEARTBEAT_S):
+                await response.write(b": not yet\n\n")
+            await response.write(self._opening(request, runs, keys))
             await self._send(response, listener, keys)
         except ConnectionError:
             pass
@@ -110,3 +120,7 @@ class LiveRoutes:
 
     def _points(self, sequence: int, data: bytes) -> bytes:
         return f"id: {self._hub.epoch}-{sequence}\nevent: points\ndata: ".encode() + data + b"\n\n"
+
+
+def _named_keys(request: web.Request) -> list[str] | None:
+    return request.query.getall("key", None)

@@ -1,6 +1,6 @@
 """Runstream's own read API: ``POST /api/1.0/runstream/metrics/{query,latest,summary,aggregate}``.
 
-Answers are streams, in the format that ``Accept`` asks for; memory stays bounded whatever is asked for.
+Answers are streams, in the format that ``Accept`` asks for, and memory is bounded.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 import pyarrow as pa
 from aiohttp import web
 
+from query.answers import asks_too_much
 from query.api_requests import AggregateRequest, LatestRequest, PointsRequest, SummaryRequest
 from query.consistency import Barrier
 from query.curve_cache import CurveCache
@@ -25,30 +26,36 @@ from query.summaries import aggregate, aggregate_schema, latest
 from query.summary import SUMMARY, summarize
 from query.wire import API, STALE_HEADER
 from query.workers import Workers
-from schemas.database import Database
+from schemas.database import Database, DatabaseError
 from schemas.errors import MlflowError
 
 T = TypeVar("T", bound=msgspec.Struct)
 Batches = Iterable[pa.RecordBatch]
 
+_TOO_MUCH = "This asks too much at once; name fewer runs or keys, or take steps together"
 # The barrier names runs one by one up to here; beyond, it waits for everything.
 _MAX_NAMED_RUNS = 1_000
 
 
 class MetricsRoutes:
-    """Handlers of the API. ``max_query_s`` bounds one statement in ClickHouse."""
+    """Handlers of the API. ``max_query_s`` bounds one statement in ClickHouse.
+
+    ``long`` is for answers as long as what is asked for, whose slow readers keep their threads; ``short`` for others.
+    """
 
     def __init__(
         self,
         database: Database,
-        workers: Workers,
-        barrier: Barrier,
         *,
+        short: Workers,
+        long: Workers,
+        barrier: Barrier,
         barrier_timeout_s: float,
         max_query_s: float,
     ) -> None:
         self._database = database
-        self._workers = workers
+        self._short = short
+        self._long = long
         self._barrier = barrier
         self._barrier_timeout_s = barrier_timeout_s
         self._settings = {"max_execution_time": max_query_s}
@@ -75,7 +82,9 @@ class MetricsRoutes:
                 self._database, selection, self._settings, max_points, wanted.method, self._curves
             )
 
-        return await self._answer(request, selection, wanted.compression, POINTS, read)
+        return await self._answer(
+            request, selection, wanted.compression, POINTS, read, long=max_points is None
+        )
 
     async def latest(self, request: web.Request) -> web.StreamResponse:
         """The newest point of each series."""
@@ -115,6 +124,8 @@ class MetricsRoutes:
         compression: str,
         schema: pa.Schema,
         read: Callable[[], Batches],
+        *,
+        long: bool = False,
     ) -> web.StreamResponse:
         chosen = negotiate(request.headers.get("Accept"))
         headers = {"Content-Type": chosen.content_type, "X-Content-Type-Options": "nosniff"}
@@ -125,7 +136,13 @@ class MetricsRoutes:
         def produce() -> Generator[bytes]:
             return chosen.write(schema, read(), compression)
 
-        return await send_stream(request, self._workers, produce, headers=headers)
+        workers = self._long if long else self._short
+        try:
+            return await send_stream(request, workers, produce, headers=headers)
+        except DatabaseError as error:
+            if asks_too_much(error):
+                raise MlflowError(f"{_TOO_MUCH}: {str(error)[:300]}") from error
+            raise
 
 
 async def decode(request: web.Request, kind: type[T]) -> T:

@@ -7,7 +7,14 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from query.api_requests import AggregateRequest, LatestRequest, PointsRequest, SummaryRequest
+from query.api_requests import (
+    MAX_LIVE_RUNS,
+    AggregateRequest,
+    LatestRequest,
+    LiveRequest,
+    PointsRequest,
+    SummaryRequest,
+)
 from query.formats import FORMATS
 from query.points import POINTS
 from query.sql_route import SqlRequest
@@ -48,7 +55,7 @@ _KEY = {"type": "string", "minLength": 1, "maxLength": 250}
 def document(version: str) -> dict[str, Any]:
     """The document, as plain data."""
     _, components = msgspec.json.schema_components(
-        [request for _, request, _, _ in _ROUTES], ref_template="#/components/schemas/{name}"
+        [*(request for _, request, _, _ in _ROUTES), LiveRequest], ref_template="#/components/schemas/{name}"
     )
     components["Error"] = _ERROR
     paths: dict[str, Any] = {}
@@ -59,8 +66,14 @@ def document(version: str) -> dict[str, Any]:
     paths[f"{API}/runs/{{run_id}}/metrics/live"] = {
         "get": _live("liveOfRun", [_parameter("run_id", "path", _RUN_ID, required=True)])
     }
-    several = {"type": "array", "items": _RUN_ID, "minItems": 1, "maxItems": 1000}
-    paths[f"{API}/live"] = {"get": _live("live", [_parameter("run_id", "query", several, required=True)])}
+    several = {"type": "array", "items": _RUN_ID, "minItems": 1, "maxItems": MAX_LIVE_RUNS}
+    many = _live("liveOfMany", [], named=False)
+    schema = {"$ref": f"#/components/schemas/{LiveRequest.__name__}"}
+    many["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    paths[f"{API}/live"] = {
+        "get": _live("live", [_parameter("run_id", "query", several, required=True)]),
+        "post": many,
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -116,14 +129,14 @@ def _column(field: pa.Field) -> dict[str, Any]:
     return {"anyOf": [shape, {"type": "null"}]} if field.nullable else shape
 
 
-def _live(name: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+def _live(name: str, parameters: list[dict[str, Any]], *, named: bool = True) -> dict[str, Any]:
     keys = {"type": "array", "items": _KEY, "minItems": 1, "maxItems": 1000}
     last = _parameter("Last-Event-ID", "header", {"type": "string"})
     return {
         "operationId": name,
         "summary": "New points as they land, as Server-Sent Events",
         "description": "Events: `points` (columns of one run), `gap` (query for what was missed), `dropped`.",
-        "parameters": [*parameters, _parameter("key", "query", keys), last],
+        "parameters": [*parameters, *([_parameter("key", "query", keys)] if named else []), last],
         "responses": {
             "200": {
                 "description": "The stream",

@@ -30,7 +30,6 @@ _log = logging.getLogger(__name__)
 _MAX_ROWS = 200_000
 # How far back a point of a merged part may be dated to count as new.
 _RECENT_MS = 10 * 60 * 1000
-_IDLE_S = 0.25
 _FLUSH_S = 1.0
 
 
@@ -60,16 +59,17 @@ class PolledFeed:
     async def run(self) -> None:
         """Work until cancelled; what goes wrong is logged and tried again."""
         while True:
-            runs = self._hub.runs()
-            if not runs:
+            if not self._hub.runs():
                 self._seen, self._shown = None, {}
-                await asyncio.sleep(_IDLE_S)
-                continue
+            runs = await self._hub.wanted()
             try:
-                await self._barrier.wait(runs, _FLUSH_S, newest=False)
+                # Whoever has just come waits for the first look at its runs: what is flushed before it is not new.
+                if self._hub.all_watched(runs):
+                    await self._barrier.wait(runs, _FLUSH_S, newest=False)
                 points = await self._workers.run(self._new_points, runs)
                 if points is not None:
                     self._hub.publish(points)
+                self._hub.watching(runs)
             except (DatabaseError, BusyError) as error:
                 _log.warning("live points are late", extra={"error": str(error)})
             await asyncio.sleep(self._interval_s)

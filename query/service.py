@@ -37,8 +37,9 @@ class QueryConfig:
     ``internal_token`` guards the routes of Runstream's own processes. ``barrier_timeout_s`` bounds how long a read
     waits for earlier writes, ``read_timeout_s`` how long it waits for a thread and the database. ``threads`` reads
     run at once, ``max_waiting`` more may wait; beyond that the answer is 503. ``snapshot_bytes`` is for long series
-    that are being paged through. Long answers of Runstream's own API have ``stream_threads`` of their own, each
-    statement in ClickHouse bounded by ``stream_timeout_s``; ``sql_timeout_s`` bounds a user's SQL.
+    that are being paged through. Runstream's own API has threads of its own, ``bounded_threads`` for answers of
+    bounded length and ``stream_threads`` for long ones, which keep a thread as long as they are being read; each
+    statement in ClickHouse is bounded by ``stream_timeout_s``; ``sql_timeout_s`` bounds a user's SQL.
     """
 
     internal_token: str
@@ -47,7 +48,8 @@ class QueryConfig:
     read_timeout_s: float = 60.0
     threads: int = 4
     max_waiting: int = 256
-    stream_threads: int = 2
+    bounded_threads: int = 2
+    stream_threads: int = 8
     stream_timeout_s: float = 600.0
     sql_timeout_s: float = 30.0
     snapshot_bytes: int = 128 << 20
@@ -72,14 +74,16 @@ def create_app(
             task.cancel()
         await asyncio.wait(background)
         await workers.close()
+        await bounded.close()
         await streams.close()
 
     reader = HistoryReader(database, snapshot_bytes=config.snapshot_bytes, max_query_s=config.read_timeout_s)
     workers = Workers(threads=config.threads, max_waiting=config.max_waiting, timeout_s=config.read_timeout_s)
-    streams = Workers(
-        threads=config.stream_threads, max_waiting=config.max_waiting, timeout_s=config.read_timeout_s
+    bounded, streams = (
+        Workers(threads=threads, max_waiting=config.max_waiting, timeout_s=config.read_timeout_s)
+        for threads in (config.bounded_threads, config.stream_threads)
     )
-    live = hub if hub is not None else Hub()
+    live = hub if hub is not None else Hub(looked_for=True)
     feed = PolledFeed(database, workers, barrier, live)
     app.cleanup_ctx.append(life)
     app.router.add_get("/health", _health)
@@ -95,8 +99,9 @@ def create_app(
     ).add_to(app)
     MetricsRoutes(
         database,
-        streams,
-        barrier,
+        short=bounded,
+        long=streams,
+        barrier=barrier,
         barrier_timeout_s=config.barrier_timeout_s,
         max_query_s=config.stream_timeout_s,
     ).add_to(app)

@@ -9,6 +9,7 @@ import msgspec
 import pyarrow as pa
 from aiohttp import web
 
+from query.answers import asks_too_much
 from query.api_requests import Compression
 from query.consistency import Barrier
 from query.formats import Format, negotiate
@@ -31,8 +32,6 @@ _LIMITS: Mapping[str, Any] = {
     # Or the order of the user's query would be lost in the one around it.
     "query_plan_remove_redundant_sorting": 0,
 }
-# Errors that pass by themselves elsewhere, but here say that the query asks too much: time, memory.
-_TOO_MUCH = (159, 160, 241)
 
 Scalar = str | int | float | bool | None
 
@@ -109,6 +108,6 @@ class SqlRoute:
                 self._limits,
             )
         except DatabaseError as error:
-            if error.code is None or (error.retryable and error.code not in _TOO_MUCH):
+            if error.code is None or (error.retryable and not asks_too_much(error)):
                 raise
             raise MlflowError(f"ClickHouse says: {str(error)[:1000]}") from error

@@ -13,6 +13,9 @@ from query.workers import Workers
 
 _log = logging.getLogger(__name__)
 _CHUNKS_AHEAD = 4
+_WRITE_BYTES = 256 << 10
+# How often a thread that waits for the reader looks whether there still is one.
+_LOOK_S = 5.0
 
 
 class _GoneError(Exception):
@@ -22,9 +25,8 @@ class _GoneError(Exception):
 class _Pipe:
     """Chunks from one thread to one task of the loop; the thread waits when it is ahead."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, stall_s: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._stall_s = stall_s
         self._chunks: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(_CHUNKS_AHEAD)
         self.closed = False
 
@@ -49,12 +51,14 @@ class _Pipe:
         if self.closed:
             raise _GoneError
         future = asyncio.run_coroutine_threadsafe(self._chunks.put(item), self._loop)
-        try:
-            future.result(self._stall_s)
-        except TimeoutError:
-            future.cancel()
-            self.closed = True
-            raise _GoneError from None
+        # As long as it takes: the other end closes when nothing is read any more.
+        while True:
+            try:
+                return future.result(_LOOK_S)
+            except TimeoutError:
+                if self.closed:
+                    future.cancel()
+                    raise _GoneError from None
 
     async def take(self) -> bytes | None:
         """In the loop: the next chunk, ``None`` at the end. Raises what the thread raised."""
@@ -83,7 +87,7 @@ async def send_stream(
     What is raised before the first chunk propagates, to be answered with a status of its own; after that the
     connection is broken, so that nobody takes half an answer for a whole one.
     """
-    pipe = _Pipe(asyncio.get_running_loop(), stall_s)
+    pipe = _Pipe(asyncio.get_running_loop())
     producing = asyncio.create_task(workers.run_unbounded(pipe.fill, make))
     try:
         first = asyncio.create_task(pipe.take())
@@ -99,8 +103,11 @@ async def send_stream(
         await response.prepare(request)
         try:
             while chunk is not None:
-                async with asyncio.timeout(stall_s):
-                    await response.write(chunk)
+                view = memoryview(chunk)
+                # In pieces: whoever takes some of it, however slowly, is reading.
+                for at in range(0, len(view), _WRITE_BYTES):
+                    async with asyncio.timeout(stall_s):
+                        await response.write(view[at : at + _WRITE_BYTES])
                 chunk = await pipe.take()
             await response.write_eof()
         except (ConnectionError, TimeoutError):

@@ -27,6 +27,12 @@ _AGGREGATES = {
     "p90": "quantileExactInclusive(0.9)(number)",
 }
 STATISTICS = tuple(_AGGREGATES)
+# Every run's newest value at every step is a group: beyond this they go to the disk, and the writer keeps its memory.
+_BOUNDS = {
+    "max_memory_usage": 1 << 30,
+    "max_bytes_before_external_group_by": 256 << 20,
+    "max_bytes_before_external_sort": 256 << 20,
+}
 
 
 def latest(
@@ -70,25 +76,18 @@ def aggregate(
     where, parameters = selection.where()
     # Tuples compare ten times slower than one number.
     newest = "timestamp" if every == 1 else "bitOr(bitShiftLeft(toInt128(step), 64), toInt128(timestamp))"
-    columns = ", ".join(f"{_AGGREGATES[name]} AS {name}" for name in statistics)
-    table = database.arrow(
-        f"SELECT key, place AS step, {columns} FROM ("
+    shown = ", ".join(f"{_AGGREGATES[name]} AS {name}" for name in statistics)
+    statement = (
+        f"SELECT key, place AS step, {shown} FROM ("
         "SELECT run_id, key, step - positiveModulo(step, {every:Int64}) AS place,"
         f" argMax(value, {newest}) AS number"
         f" FROM metrics WHERE {where} AND NOT isNaN(value) GROUP BY run_id, key, place)"
-        " GROUP BY key, place ORDER BY key, place",
-        {**parameters, "every": every},
-        settings,
+        " GROUP BY key, place ORDER BY key, place"
     )
-    yield from _named(table, aggregate_schema(statistics)).to_batches()
-
-
-def _named(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with its names as dictionaries."""
-    columns = [
-        table.column(field.name).combine_chunks().dictionary_encode()
-        if field.type == NAME
-        else table.column(field.name)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    schema = aggregate_schema(statistics)
+    parameters = {**parameters, "every": every}
+    with database.arrow_stream(statement, parameters, {**settings, **_BOUNDS}) as batches:
+        for batch in batches:
+            columns = [batch.column(field.name) for field in schema]
+            columns[0] = columns[0].dictionary_encode()
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -128,15 +128,19 @@ class BucketStore:
         if not path:
             raise NotAFileError(f"{NOT_A_FILE}: ''")
         began = time.time()
+        ended: float | None = None
 
         async def clean(aborted: bool) -> None:
             if self._parts is not None and not aborted:
-                await self._parts.abort_unfinished(path, since=began)
+                await self._parts.abort_unfinished(path, since=began, until=ended or time.time())
 
         # Only the type: with a Content-Encoding, HTTP clients would unpack what was logged packed.
         kind, _ = mimetypes.guess_type(path)
         attributes = {"Content-Type": kind or "application/octet-stream"} if self._labels else None
-        await self._uploads.put(path, blocks, size=size, attributes=attributes, clean=clean)
+        try:
+            await self._uploads.put(path, blocks, size=size, attributes=attributes, clean=clean)
+        finally:
+            ended = time.time()
 
     def upload_bytes(self, size: int | None) -> int:
         """See ``ArtifactStore.upload_bytes``."""

@@ -12,9 +12,11 @@ import hashlib
 import hmac
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from html import unescape
 from urllib.parse import quote, urlsplit
 from xml.sax.saxutils import escape
@@ -37,7 +39,8 @@ MAX_PARTS = 10_000
 # As boto3's generate_presigned_url, which MLflow uses: an hour.
 _PART_EXPIRY_S = 3600
 _OWN_EXPIRY_S = 300
-_CLOCK_SKEW_S = 60.0
+# Stores tell the time in whole seconds.
+_CLOCK_SLACK_S = 1.5
 _ABORT_PAUSES_S = (0.5, 2.0, 8.0, 30.0, 60.0)
 _UPLOAD = re.compile(r"<Upload>(.*?)</Upload>", re.DOTALL)
 
@@ -84,6 +87,8 @@ class S3Parts:
         self._headers = dict(headers or {})
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
+        # By how much the store's clock is ahead of this machine's, by its last answer.
+        self._ahead_s = 0.0
 
     async def create(self, path: str, count: int) -> tuple[str, list[str]]:
         """Begin an upload: its id, and an address for each part that is valid for an hour."""
@@ -124,16 +129,23 @@ class S3Parts:
         """Drop an upload; one that is gone already is fine."""
         await self._send("DELETE", path, {"uploadId": upload_id}, missing_ok=True)
 
-    async def abort_unfinished(self, path: str, *, since: float) -> None:
-        """Drop uploads to this key begun at or after ``since`` (Unix time) that nobody can end any more, because the
-        store was away when that was tried. Tries for about two minutes."""
+    async def abort_unfinished(self, path: str, *, since: float, until: float) -> None:
+        """Drop uploads to this key begun between ``since`` and ``until`` (Unix times of this machine) that nobody can
+        end any more, because the store was away when that was tried. Tries for about two minutes.
+
+        What a client began after it had been told of the failure is its next try, and is left alone.
+        """
         for pause_s in _ABORT_PAUSES_S:
             await asyncio.sleep(pause_s)
             try:
                 key = self._key(path)
                 answer = await self._send("GET", None, {"uploads": "", "prefix": key})
                 for upload in _UPLOAD.findall(answer):
-                    if _text(upload, "Key") == key and _time(upload) >= since - _CLOCK_SKEW_S:
+                    begun = _time(upload) - self._ahead_s
+                    if (
+                        _text(upload, "Key") == key
+                        and since - _CLOCK_SLACK_S <= begun <= until + _CLOCK_SLACK_S
+                    ):
                         await self.abort(path, _text(upload, "UploadId"))
                 return
             except StoreUnavailableError:
@@ -182,6 +194,7 @@ class S3Parts:
             ) as answer:
                 text = await answer.text(errors="replace")
                 status = answer.status
+                self._ahead_s = _ahead_s(answer.headers.get("Date"), self._ahead_s)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise StoreUnavailableError("the artifact store does not answer") from error
         if status < 300 or (status == 404 and missing_ok):
@@ -255,6 +268,13 @@ class S3Parts:
             key = hmac.digest(key, step.encode(), "sha256")
         signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
         return f"{base.scheme}://{base.netloc}{resource or '/'}?{encoded}&X-Amz-Signature={signature}"
+
+
+def _ahead_s(date: str | None, known: float) -> float:
+    try:
+        return parsedate_to_datetime(date or "").timestamp() - time.time()
+    except ValueError:
+        return known
 
 
 def _text(xml: str, name: str) -> str:

@@ -18,6 +18,35 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class AsyncRun:
+    """``Run`` with awaitable methods of the same names and results; its attributes are the same."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._run, name)
+
+    async def get_metrics(self, name: str | None = None) -> dict[str, Any]:
+        """See ``Run.get_metrics``."""
+        return await _in_thread(self._run.get_metrics, name)
+
+    async def get_details(self) -> dict[str, Any]:
+        """See ``Run.get_details``."""
+        return await _in_thread(self._run.get_details)
+
+    async def get_portal_url(self) -> str:
+        """See ``Run.get_portal_url``."""
+        return await _in_thread(self._run.get_portal_url)
+
+    async def get_status(self) -> str:
+        """See ``Run.get_status``."""
+        return await _in_thread(self._run.get_status)
+
+    def __repr__(self) -> str:
+        return f"Async{self._run!r}"
+
+
 class AsyncConnection:
     """``Connection`` with awaitable methods of the same names, arguments and results.
 
@@ -52,9 +81,9 @@ class AsyncConnection:
         """See ``Connection.sql``."""
         return await _in_thread(self._connection.sql, query, **options)
 
-    async def get_run(self, run_id: Any) -> Run:
-        """See ``Connection.get_run``. The run's own methods block."""
-        return await _in_thread(self._connection.get_run, run_id)
+    async def get_run(self, run_id: Any) -> AsyncRun:
+        """See ``Connection.get_run``."""
+        return AsyncRun(await _in_thread(self._connection.get_run, run_id))
 
     async def get_details(self) -> dict[str, Any]:
         """See ``Connection.get_details``."""
@@ -62,7 +91,8 @@ class AsyncConnection:
 
     async def get_portal_url(self, run: Any) -> str:
         """See ``Connection.get_portal_url``."""
-        return await _in_thread(self._connection.get_portal_url, run)
+        known = run._run if isinstance(run, AsyncRun) else run
+        return await _in_thread(self._connection.get_portal_url, known)
 
     async def tail(
         self, runs: Any = None, keys: Any = None, *, experiment: Any = None, filter: str | None = None
@@ -75,7 +105,7 @@ class AsyncConnection:
             while True:
                 try:
                     async with client.stream(
-                        "GET", timeout=httpx.Timeout(SILENCE_S), **follower.request()
+                        "POST", timeout=httpx.Timeout(SILENCE_S), **follower.request()
                     ) as response:
                         if response.status_code != 200:
                             await response.aread()

@@ -121,7 +121,11 @@ class Connection:
     def tail(
         self, runs: Any = None, keys: Keys = None, *, experiment: Any = None, filter: str | None = None
     ) -> Iterator[Point]:
-        """New points as they land, without end; a broken connection is taken up where it was."""
+        """New points as they land, without end, of at most 1,000 runs.
+
+        A broken connection is taken up where it was. If the server itself was away, what it cannot repeat is asked
+        for by timestamp, from a minute before the newest point that was seen: points dated before that are left out.
+        """
         wanted = self.wanted_runs(runs, experiment, filter)
         return follow(self._http, wanted, listed(keys), self.fetch)
 

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
 
 As = Literal["pandas", "polars", "arrow", "wide"]
+
+
+class Plotter:
+    """What ``MetricsFrame.plot`` is: to be called, or pandas' accessor."""
+
+    def __init__(self, frame: MetricsFrame) -> None:
+        self._frame = frame
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Draw one set of axes per key and one line per run, over steps; returns the matplotlib figure.
+
+        ``x`` may be ``"timestamp"``, ``log=True`` gives a logarithmic axis. A frame that has lost its
+        columns, or a call with arguments of pandas' own, is drawn as pandas does.
+        """
+        ours = {"x", "log", "figsize"}
+        whole = {"run_id", "key", "step", "value"} <= set(self._frame.columns)
+        if args or not set(options) <= ours or not whole:
+            return pd.DataFrame(self._frame).plot(*args, **options)
+        return draw(self._frame, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(pd.DataFrame(self._frame).plot, name)
 
 
 class MetricsFrame(pd.DataFrame):
@@ -21,16 +44,11 @@ class MetricsFrame(pd.DataFrame):
     def _constructor(self) -> Any:
         return MetricsFrame
 
-    def plot(self, *args: Any, **options: Any) -> Any:  # type: ignore[override]
-        """Draw one set of axes per key and one line per run, over steps; returns the matplotlib figure.
-
-        ``x`` may be ``"timestamp"``, ``log=True`` gives a logarithmic axis. A frame that has lost its
-        columns, or a call with arguments of pandas' own, is drawn as pandas does.
-        """
-        ours = {"x", "log", "figsize"}
-        if args or not set(options) <= ours or not {"run_id", "key", "step", "value"} <= set(self.columns):
-            return pd.DataFrame(self).plot(*args, **options)
-        return draw(self, **options)
+    @property
+    def plot(self) -> Any:
+        """``plot()`` draws one set of axes per key and one line per run (``Plotter``); ``plot.line`` and the others
+        are pandas' own."""
+        return Plotter(self)
 
     def wide(self) -> pd.DataFrame:
         """One row per run and step, one column per key; of several points at a step the newest."""
@@ -69,14 +87,23 @@ def widen(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame, *, x: str = "step", log: bool = False, figsize: Any = None) -> Any:
-    """The frame's curves. Raises ``ImportError`` without matplotlib."""
+    """The frame's curves, as a matplotlib figure that a notebook shows. Raises ``ImportError`` without matplotlib."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise ImportError("plot() needs matplotlib: pip install matplotlib") from error
+
+    class Curves(Figure):
+        """Shown by a notebook that has not imported pyplot, which is what teaches it matplotlib's figures."""
+
+        def _repr_png_(self) -> bytes:
+            image = io.BytesIO()
+            self.savefig(image, format="png")
+            return image.getvalue()
+
     keys = list(dict.fromkeys(frame["key"].astype(str)))
-    figure = Figure(figsize=figsize or (8, 2.8 * max(len(keys), 1)), layout="constrained")
+    figure = Curves(figsize=figsize or (8, 2.8 * max(len(keys), 1)), layout="constrained")
     axes = figure.subplots(max(len(keys), 1), 1, squeeze=False)[:, 0]
     many_runs = frame["run_id"].nunique() > 1
     for axis, key in zip(axes, keys, strict=False):

@@ -17,7 +17,7 @@ _REMEMBERED = 200_000
 SILENCE_S = 35.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
-# After a gap points are asked for from this long before the newest one that was seen.
+# After a gap points are asked for by their timestamps, from this long before the newest one that was seen.
 _OVERLAP_MS = 60_000
 
 Fetch = Callable[[dict[str, Any]], Any]
@@ -42,16 +42,19 @@ class Follower:
         self._runs = list(runs)
         self._keys = keys
         self._seen: OrderedDict[Point, None] = OrderedDict()
-        self._newest_ms = int(time.time() * 1000)
+        self._began_ms = _now_ms()
+        self._newest_ms: int | None = None
         self._event: dict[str, str] = {}
 
     def request(self) -> dict[str, Any]:
-        """Arguments of the GET that goes on."""
-        params = [("run_id", run_id) for run_id in self._runs] + [("key", key) for key in self._keys or ()]
+        """Arguments of the POST that goes on."""
+        body: dict[str, Any] = {"runs": self._runs}
+        if self._keys is not None:
+            body["keys"] = list(self._keys)
         headers = {"Accept": "text/event-stream"}
         if self.last_id is not None:
             headers["Last-Event-ID"] = self.last_id
-        return {"url": f"{API}/live", "params": params, "headers": headers}
+        return {"url": f"{API}/live", "json": body, "headers": headers}
 
     def gap_request(self) -> dict[str, Any]:
         """The body of the query for what the gap holds; the gap counts as filled from then on."""
@@ -71,7 +74,8 @@ class Follower:
         self.last_id = event.get("id", self.last_id)
         kind = event.get("event")
         if kind == "gap":
-            self.gap_since_ms = self._newest_ms - _OVERLAP_MS
+            known = self._began_ms if self._newest_ms is None else self._newest_ms
+            self.gap_since_ms = known - _OVERLAP_MS
         elif kind == "dropped":
             raise ServerError(json.loads(event["data"])["reason"])
         elif kind == "points":
@@ -92,11 +96,17 @@ class Follower:
             if known in self._seen:
                 continue
             self._seen[known] = None
-            self._newest_ms = max(self._newest_ms, point.timestamp)
+            # The clocks of trainings are their own; but nothing is hidden by one that runs ahead.
+            dated = min(point.timestamp, _now_ms())
+            self._newest_ms = dated if self._newest_ms is None else max(self._newest_ms, dated)
             found.append(point)
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
         return found
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def rows_of(table: Any) -> Iterator[Point]:
@@ -115,7 +125,7 @@ def follow(http: Http, runs: Sequence[str], keys: Sequence[str] | None, fetch: F
     while True:
         try:
             with http.client.stream(
-                "GET", timeout=httpx.Timeout(SILENCE_S), **follower.request()
+                "POST", timeout=httpx.Timeout(SILENCE_S), **follower.request()
             ) as response:
                 if response.status_code != 200:
                     response.read()

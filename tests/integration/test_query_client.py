@@ -216,6 +216,10 @@ def test_plots(connection: Connection, server: Server, tmp_path: Path) -> None:
     assert [len(axis.lines) for axis in figure.axes] == [3, 3]
     figure.savefig(tmp_path / "plot.png")
     assert len(frame.plot(x="timestamp", log=True).axes) == 2
+    # What a notebook asks for that has not imported pyplot.
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    # pandas' own accessor is still there.
+    assert frame[frame["key"] == "lr"].plot.scatter(x="step", y="value") is not None
 
 
 def test_the_command(server: Server, tmp_path: Path) -> None:
@@ -259,7 +263,11 @@ async def test_awaiting(server: Server) -> None:
         frames = await asyncio.gather(*(connection.get_metrics(run, "lr") for run in server.runs))
         assert [len(frame) for frame in frames] == [1, 1, 1]
         assert len(await connection.latest_metrics(server.runs)) == 6
-        assert (await connection.get_run(server.runs[0])).run_id == server.runs[0]
+        one = await connection.get_run(server.runs[0])
+        assert one.run_id == server.runs[0]
+        assert (await one.get_metrics("lr")) == {"lr": 0.1}
+        assert (await one.get_details())["portalUrl"] == await connection.get_portal_url(one)
+        assert await one.get_status() == one.status
         run = uuid.uuid4().hex
         stop = threading.Event()
         writing = threading.Thread(target=keep_writing, args=(run, stop))
@@ -407,6 +415,19 @@ def test_pressure_is_waited_out() -> None:
 
     with serving(app) as url, runstream.connect(url) as connection:
         assert connection.get_run("a").run_id == "a"
+
+
+def test_live_takes_more_runs_than_an_address_can_name() -> None:
+    import requests
+
+    runs = [uuid.uuid4().hex for _ in range(1000)]
+    with query_server() as url, runstream.connect(url) as connection:
+        address = f"{url}/api/1.0/runstream/live"
+        with requests.post(address, json={"runs": runs, "keys": ["a/*"]}, stream=True, timeout=30) as answer:
+            assert answer.status_code == 200
+            assert b"event: open" in next(answer.iter_content(1 << 16)) + next(answer.iter_content(1 << 16))
+        with pytest.raises(runstream.ServerError, match="1000"):
+            next(connection.tail([*runs, uuid.uuid4().hex]))
 
 
 def test_live_refuses_what_it_does_not_know() -> None:

@@ -46,3 +46,30 @@ async def test_new_points_are_found_without_parts(monkeypatch: pytest.MonkeyPatc
     assert found.count(1_000) == 1
     assert -1 not in found
     assert all(found.count(s) == 2 for s in found if s != 1_000)
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+async def test_whoever_listens_misses_nothing(distributed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run is listened to for the first time, while others are: its first point after ``watched`` arrives."""
+    behind = DistributedTable("main", "runstream", "metrics_local") if distributed else None
+    monkeypatch.setattr("query.polled_feed.distributed_table", lambda _: behind)
+    database, now = shared_database(), int(time.time() * 1000)
+    hub, workers = Hub(looked_for=True), Workers(threads=1, max_waiting=8, timeout_s=30)
+    feeding = asyncio.create_task(PolledFeed(database, workers, Fresh(), hub, interval_s=0.01).run())
+    try:
+        for _ in range(10):
+            run = uuid.uuid4().hex
+            insert_points(database, run, "k", [(-1, now, 1.0)])
+            listener = hub.listen([run])
+            assert listener is not None
+            assert await hub.watched([run], 30)
+            insert_points(database, run, "k", [(7, now, 1.0)])
+            steps: list[int] = []
+            async with asyncio.timeout(30):
+                while 7 not in steps:
+                    steps += [step for event in await listener.take(1) for step in event.steps]
+            assert steps.count(7) == 1
+    finally:
+        feeding.cancel()
+        await asyncio.wait([feeding])
+        await workers.close()
