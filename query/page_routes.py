@@ -10,6 +10,7 @@ import hashlib
 import html
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -61,9 +62,9 @@ class PageRoutes:
         index = bodies.pop("index.html").decode()
         names = "".join(f"{name} {hashlib.sha256(body).hexdigest()}\n" for name, body in bodies.items())
         self._version = hashlib.sha256(names.encode()).hexdigest()[:16]
-        index = index.replace("{{assets}}", f"{static_prefix}{PAGE}{self._version}")
+        self._address = f"{quote(static_prefix)}{PAGE}"
+        index = index.replace("{{assets}}", f"{self._address}{self._version}")
         index = index.replace("{{static_prefix}}", html.escape(static_prefix, quote=True))
-        self._address = f"{static_prefix}{PAGE}"
         self._index = _file("index.html", index.encode())
         self._files = {name: _file(name, body) for name, body in bodies.items()}
 
