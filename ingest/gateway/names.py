@@ -1,4 +1,4 @@
-"""MLflow's rules for names and ids (``mlflow.utils.validation``, 3.17), without its imports."""
+"""MLflow's rules for names and ids (``mlflow.utils.validation``, 3.17 and 3.18), without its imports."""
 
 from __future__ import annotations
 
@@ -7,13 +7,24 @@ import posixpath
 import re
 import string
 from collections.abc import Collection
+from importlib.metadata import PackageNotFoundError, version
 
 from schemas.errors import MlflowError
 from schemas.limits import MAX_KEY_LENGTH
 
-# As MLflow writes them: `\w` takes letters of every script, and `$` matches before a closing newline too.
-_NAME = re.compile(r"^[/\w.\- :]*$")
-_RUN_ID = re.compile(r"^[a-zA-Z0-9][\w\-]{0,255}$")
+
+def _end() -> str:
+    """The end of a name. Before 3.18 MLflow let names and ids end with a newline: `$` matches before one too."""
+    try:
+        major, minor = version("mlflow").split(".")[:2]
+        return "$" if (int(major), int(minor)) < (3, 18) else r"\Z"
+    except (PackageNotFoundError, ValueError):
+        return r"\Z"
+
+
+# As MLflow writes them: `\w` takes letters of every script.
+_NAME = re.compile(r"^[/\w.\- :]*" + _end())
+_RUN_ID = re.compile(r"^[a-zA-Z0-9][\w\-]{0,255}" + _end())
 
 _PLAIN_BYTES = (string.ascii_letters + string.digits + "_/.- :").encode()
 # Empty names, and paths that might be normalized to others: leading, doubled and trailing slashes, dots first.
