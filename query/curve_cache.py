@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from query.kept import Kept
-from query.parts import Coverage, Part, active_parts, coverage, touches
+from query.parts import Coverage, active_parts, coverage, still_right
 from query.selection import Selection
 from query.series import Series
 from schemas.database import Database
@@ -39,7 +39,8 @@ class CurveCache:
         """The answer to ``question``, which is about ``selection`` (one series). Blocks; raises ``DatabaseError``."""
         parts = active_parts(self._database)
         entry = self._kept.get(question)
-        if entry is not None and parts and self._still_right(entry.seen, parts, selection, settings):
+        where, parameters = selection.where()
+        if entry is not None and still_right(self._database, entry.seen, parts, where, parameters, settings):
             entry.seen = coverage(parts)
             return entry.series
         series = make()
@@ -47,12 +48,3 @@ class CurveCache:
             # What was there before the reading began; the reading may have seen more.
             self._kept.put(question, _Entry(series, coverage(parts)))
         return series
-
-    def _still_right(
-        self, seen: Coverage, parts: list[Part], selection: Selection, settings: Mapping[str, Any]
-    ) -> bool:
-        fresh = [part for part in parts if not seen.holds(part)]
-        if any(part.deletion > seen.deletion for part in fresh):
-            return False  # rows are gone, and the parts do not show whose
-        where, parameters = selection.where()
-        return not fresh or not touches(self._database, fresh, where, parameters, settings)

@@ -49,6 +49,9 @@ class _Sink(io.RawIOBase):
         return chunk
 
 
+_JSON_ROWS = 16_384
+
+
 def _arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch], compression: str) -> Generator[bytes]:
     sink = _Sink()
     options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
@@ -62,10 +65,12 @@ def _arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch], compression: st
 def _json(schema: pa.Schema, batches: Iterable[pa.RecordBatch], compression: str) -> Generator[bytes]:
     opening = b"["
     for batch in batches:
-        columns = [_json_column(column) for column in batch.columns]
-        rows = [dict(zip(schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
-        yield opening + orjson.dumps(rows, default=str, option=orjson.OPT_UTC_Z)[1:-1]
-        opening = b","
+        # Rows as Python's objects take a kilobyte each.
+        for at in range(0, batch.num_rows, _JSON_ROWS):
+            columns = [_json_column(column) for column in batch.slice(at, _JSON_ROWS).columns]
+            rows = [dict(zip(schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+            yield opening + orjson.dumps(rows, default=str, option=orjson.OPT_UTC_Z)[1:-1]
+            opening = b","
     yield b"[]" if opening == b"[" else b"]"
 
 

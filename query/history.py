@@ -17,13 +17,15 @@ import pyarrow.compute as pc
 
 from query.distributed import delete_runs
 from query.page_tokens import create_page_token, parse_page_token
+from query.parts import Coverage, Part, active_parts, coverage, still_right
 from query.sampling import sample_stream
 from query.series import EMPTY, Ints, Series, by_step, by_time, ntile_positions
 from query.snapshots import SnapshotCache
 from schemas.database import Database
 from schemas.limits import INT64_MAX, INT64_MIN
 
-_SERIES = "FROM metrics WHERE run_id = {run:String} AND key = {key:String}"
+_ONE = "run_id = {run:String} AND key = {key:String}"
+_SERIES = f"FROM metrics WHERE {_ONE}"
 _MANY = "FROM metrics WHERE run_id IN {runs:Array(String)} AND key = {key:String}"
 
 # MLflow's order of values; ClickHouse's own puts NaN last. Needed where a LIMIT cuts.
@@ -57,16 +59,25 @@ class HistoryReader:
     """Reads of MLflow's metric-history calls. Thread-safe and blocking; raises ``DatabaseError``.
 
     ``snapshot_bytes`` bounds the cache of long series that are being paged through, ``max_query_s`` the
-    time that ClickHouse may spend on one query.
+    time that ClickHouse may spend on one query. ``replicated`` says that pages of one listing may be asked of several
+    readers: then a held series is used only while nothing was added to it.
     """
 
     def __init__(
-        self, database: Database, *, snapshot_bytes: int = 128 << 20, max_query_s: float = 60.0
+        self,
+        database: Database,
+        *,
+        snapshot_bytes: int = 128 << 20,
+        max_query_s: float = 60.0,
+        replicated: bool = False,
     ) -> None:
         self._database = database
         self._snapshots = SnapshotCache(snapshot_bytes)
         self._snapshot_rows = max(snapshot_bytes // 24, 1)
         self._settings = {"max_execution_time": max_query_s}
+        self._replicated = replicated
+        # What the held series were read from.
+        self._seen: OrderedDict[tuple[str, str], Coverage] = OrderedDict()
         # The last point before an offset of a series too long for the cache.
         self._bookmarks: OrderedDict[tuple[str, str, int], tuple[int, int, float]] = OrderedDict()
 
@@ -81,20 +92,42 @@ class HistoryReader:
         """
         offset = parse_page_token(page_token)
         start = max(offset, 0)
-        series = self._snapshots.get(run_id, key) if start else None
+        series = self._held(run_id, key) if start else None
         if series is None:
+            parts = active_parts(self._database) if self._replicated else []
             series = self._read_bounded(run_id, key)
             if series is None and max_results is not None:
                 return self._page_of_long_series(run_id, key, max_results, offset)
             if series is None:
                 series = self._read_all(run_id, key)
             elif max_results is not None and len(series) > start + max_results:
-                self._snapshots.put(run_id, key, series)
+                self._hold(run_id, key, series, parts)
         if max_results is None:
             return Page(series.take(slice(start, None)), None)
         more = start + max_results < len(series)
         page = series.take(slice(start, start + max_results))
         return Page(page, create_page_token(offset + max_results) if more else None)
+
+    def _held(self, run_id: str, key: str) -> Series | None:
+        """The reading of an earlier page, if it can be this listing's."""
+        series = self._snapshots.get(run_id, key)
+        if series is None or not self._replicated:
+            return series
+        # Another query service may have answered the page before, from a newer reading.
+        seen = self._seen.get((run_id, key))
+        parts = active_parts(self._database)
+        parameters = {"run": run_id, "key": key}
+        if seen is None or not still_right(self._database, seen, parts, _ONE, parameters, self._settings):
+            return None
+        return series
+
+    def _hold(self, run_id: str, key: str, series: Series, parts: list[Part]) -> None:
+        self._snapshots.put(run_id, key, series)
+        if self._replicated:
+            self._seen.pop((run_id, key), None)
+            self._seen[run_id, key] = coverage(parts)
+            while len(self._seen) > _MAX_BOOKMARKS:
+                self._seen.popitem(last=False)
 
     def history_bulk(self, run_ids: Sequence[str], key: str, max_results: int) -> list[tuple[str, Series]]:
         """Histories of many runs, ``max_results`` points together, in the order of the run ids, then as

@@ -14,6 +14,8 @@ from query.parts import Coverage, Part, active_parts, coverage
 from query.points import POINTS
 from schemas.database import Database
 
+# What an entry takes beside its points: runs without any are remembered too.
+_ENTRY_BYTES = 1_000
 # In the table's order backwards, ClickHouse need not hold a state per series.
 _NEWEST = (
     "SELECT run_id, key, step, timestamp, value FROM metrics WHERE {where}"
@@ -55,7 +57,7 @@ class NewestCache:
 
     def __init__(self, database: Database, *, max_bytes: int = 32 << 20) -> None:
         self._database = database
-        self._kept: Kept[str, _Entry] = Kept(max_bytes, lambda entry: entry.points.nbytes)
+        self._kept: Kept[str, _Entry] = Kept(max_bytes, lambda entry: entry.points.nbytes + _ENTRY_BYTES)
 
     def of_run(self, run_id: str, settings: Mapping[str, Any]) -> pa.Table:
         """``newest_points`` of all series of a run."""

@@ -58,7 +58,9 @@ class Coverage:
 def coverage(parts: Iterable[Part], seen: Coverage | None = None) -> Coverage:
     """What is seen once these parts are, and what ``seen`` says."""
     parts = list(parts)
-    deletion = max((part.deletion for part in parts), default=0)
+    newest = max((part.deletion for part in parts), default=0)
+    # A deletion is applied part by part: it has been seen once all that it concerns, the blocks before it, have it.
+    deletion = min((part.deletion for part in parts if part.low < newest), default=newest)
     ranges = [(part.low, part.high) for part in parts] + list(seen.ranges if seen else ())
     joined: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
@@ -85,17 +87,25 @@ def active_parts(database: Database) -> list[Part]:
     ]
 
 
-def touches(
+def still_right(
     database: Database,
-    parts: Iterable[Part],
+    seen: Coverage,
+    parts: list[Part],
     where: str,
     parameters: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> bool:
-    """Whether any of these parts holds a row that the condition selects. Blocks; raises ``DatabaseError``."""
+    """Whether what was read of the rows that the condition selects is all of them still: ``seen`` is what was read,
+    ``parts`` are those of now (none: nobody knows). Blocks; raises ``DatabaseError``."""
+    if not parts or any(part.deletion > seen.deletion for part in parts):
+        return False  # rows are gone, and the parts do not show whose
+    known = [part.name for part in parts if seen.holds(part)]
+    if len(known) == len(parts):
+        return True
+    # Not "in the others": a part that has just been merged into a new one would be left out.
     table = database.arrow(
-        f"SELECT 1 AS one FROM metrics WHERE _part IN {{parts:Array(String)}} AND {where} LIMIT 1",
-        {**parameters, "parts": [part.name for part in parts]},
+        f"SELECT 1 AS one FROM metrics WHERE _part NOT IN {{known:Array(String)}} AND {where} LIMIT 1",
+        {**parameters, "known": known},
         settings,
     )
-    return bool(table.num_rows)
+    return not table.num_rows

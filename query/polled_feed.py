@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,15 @@ _MAX_ROWS = 200_000
 # How far back a point of a merged part may be dated to count as new.
 _RECENT_MS = 10 * 60 * 1000
 _FLUSH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """New points, and what has been seen with them."""
+
+    points: PointColumns | None
+    seen: Coverage | None
+    shown: dict[str, set[int]]
 
 
 class PolledFeed:
@@ -66,20 +76,21 @@ class PolledFeed:
                 # Whoever has just come waits for the first look at its runs: what is flushed before it is not new.
                 if self._hub.all_watched(runs):
                     await self._barrier.wait(runs, _FLUSH_S, newest=False)
-                points = await self._workers.run(self._new_points, runs)
-                if points is not None:
-                    self._hub.publish(points)
+                look = await self._workers.run(self._look, runs)
+                self._seen, self._shown = look.seen, look.shown
+                if look.points is not None:
+                    self._hub.publish(look.points)
                 self._hub.watching(runs)
             except (DatabaseError, BusyError) as error:
                 _log.warning("live points are late", extra={"error": str(error)})
             await asyncio.sleep(self._interval_s)
 
-    def _new_points(self, runs: list[str]) -> PointColumns | None:
+    def _look(self, runs: list[str]) -> _Look:
         if self._distributed is None:
             self._distributed = distributed_table(self._database) is not None
         return self._unseen_recent(runs) if self._distributed else self._of_new_parts(runs)
 
-    def _unseen_recent(self, runs: list[str]) -> PointColumns | None:
+    def _unseen_recent(self, runs: list[str]) -> _Look:
         found = self._database.arrow(
             "SELECT DISTINCT run_id, key, step, timestamp, value, sipHash64(key, step, timestamp, value) AS name"
             " FROM metrics WHERE run_id IN {runs:Array(String)} AND timestamp >= {recent:Int64}"
@@ -87,38 +98,39 @@ class PolledFeed:
             {"runs": runs, "recent": int(self._wall_clock() * 1000) - _RECENT_MS, "rows": _MAX_ROWS},
         )
         rows = list(zip(found.column("run_id").to_pylist(), found.column("name").to_pylist(), strict=True))
-        before, self._shown = self._shown, {run: set() for run in runs}
+        before: dict[str, set[int]] = self._shown
+        shown: dict[str, set[int]] = {run: set() for run in runs}
         for run, name in rows:
-            self._shown[run].add(name)
+            shown[run].add(name)
         # Of a run that was not listened to before, everything is old.
         fresh = [run in before and name not in before[run] for run, name in rows]
         unseen = found.filter(pa.array(fresh, pa.bool_()))
         order = [(name, "ascending") for name in ("run_id", "key", "step", "timestamp")]
-        return _columns(unseen.sort_by(order)) if unseen.num_rows else None
+        return _Look(_columns(unseen.sort_by(order)) if unseen.num_rows else None, None, shown)
 
-    def _of_new_parts(self, runs: list[str]) -> PointColumns | None:
-        parts = active_parts(self._database)
-        seen, self._seen = self._seen, coverage(parts, self._seen)
-        if seen is None:
-            return None
-        fresh = [part for part in parts if not seen.holds(part)]
-        if not fresh:
-            return None
-        merged = [part.name for part in fresh if part.merged]
+    def _of_new_parts(self, runs: list[str]) -> _Look:
+        parts, seen = active_parts(self._database), self._seen
+        # Seen once it has been read: a reading that fails is made up for by the next.
+        then = coverage(parts, seen)
+        known = [part.name for part in parts if seen is not None and seen.holds(part)]
+        if seen is None or len(known) == len(parts):
+            return _Look(None, then, {})
+        new = [part.name for part in parts if not part.merged and not seen.holds(part)]
+        # Not "in the new ones": a part that has just been merged into another would be left out.
         found = self._database.arrow(
             "SELECT DISTINCT run_id, key, step, timestamp, value FROM metrics"
-            " WHERE _part IN {parts:Array(String)} AND run_id IN {runs:Array(String)}"
-            " AND (NOT has({merged:Array(String)}, toString(_part)) OR timestamp >= {recent:Int64})"
+            " WHERE _part NOT IN {known:Array(String)} AND run_id IN {runs:Array(String)}"
+            " AND (has({new:Array(String)}, toString(_part)) OR timestamp >= {recent:Int64})"
             " ORDER BY run_id, key, step, timestamp LIMIT {rows:UInt64}",
             {
-                "parts": [part.name for part in fresh],
-                "merged": merged,
+                "known": known,
+                "new": new,
                 "runs": runs,
                 "recent": int(self._wall_clock() * 1000) - _RECENT_MS,
                 "rows": _MAX_ROWS,
             },
         )
-        return _columns(found) if found.num_rows else None
+        return _Look(_columns(found) if found.num_rows else None, then, {})
 
 
 def _columns(found: pa.Table) -> PointColumns:

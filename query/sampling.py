@@ -11,6 +11,8 @@ import pyarrow as pa
 from query.series import EMPTY, Series, by_step, ntile_positions
 from schemas.database import Database
 
+_READINGS = 3
+
 
 def sample_stream(
     database: Database,
@@ -22,14 +24,16 @@ def sample_stream(
     """Sample the series that ``source`` (``FROM … WHERE …``) selects; blocks.
 
     The positions depend on the number of distinct points, which ClickHouse counts slowly. So the number of
-    rows is taken for it, and only if the stream turns out to hold repeats it is read again.
+    rows is taken for it, and only if the stream turns out to hold repeats it is read again. A series that is being
+    logged meanwhile need never have the number expected: then the last reading's points are taken, and its last point.
     """
     counted = database.arrow(f"SELECT count() AS rows {source}", parameters, settings)
     count = int(counted.column("rows")[0].as_py())
-    while True:
+    for attempt in range(1, _READINGS + 1):
         positions = ntile_positions(count, max_results)
         kept: list[Series] = []
         seen = 0
+        last = EMPTY
         with database.arrow_stream(
             f"SELECT step, timestamp, value {source} ORDER BY step, timestamp, value", parameters, settings
         ) as batches:
@@ -39,9 +43,14 @@ def sample_stream(
                 if len(inside):
                     kept.append(series.take(inside - seen))
                 seen += len(series)
+                last = series.take(slice(len(series) - 1, None))
         if seen == count:
-            return _join(kept)
+            break
+        if attempt == _READINGS and len(positions) > 1:
+            # A sample ends with its series.
+            kept = [_join(kept).take(slice(0, len(positions) - 1)), last]
         count = seen
+    return _join(kept)
 
 
 def _distinct(batches: Iterator[pa.RecordBatch]) -> Iterator[Series]:

@@ -77,7 +77,13 @@ def create_app(
         await bounded.close()
         await streams.close()
 
-    reader = HistoryReader(database, snapshot_bytes=config.snapshot_bytes, max_query_s=config.read_timeout_s)
+    reader = HistoryReader(
+        database,
+        snapshot_bytes=config.snapshot_bytes,
+        max_query_s=config.read_timeout_s,
+        # Beside its writer there is one query service; apart from it there may be several.
+        replicated=hub is None,
+    )
     workers = Workers(threads=config.threads, max_waiting=config.max_waiting, timeout_s=config.read_timeout_s)
     bounded, streams = (
         Workers(threads=threads, max_waiting=config.max_waiting, timeout_s=config.read_timeout_s)

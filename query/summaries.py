@@ -12,6 +12,7 @@ from query.points import NAME
 from query.selection import Selection
 from schemas.database import Database
 from schemas.errors import MlflowError
+from schemas.limits import INT64_MIN
 
 # The runs of one band travel in one statement.
 MAX_AGGREGATED_RUNS = 10_000
@@ -27,6 +28,10 @@ _AGGREGATES = {
     "p90": "quantileExactInclusive(0.9)(number)",
 }
 STATISTICS = tuple(_AGGREGATES)
+# Numbers as unsigned ones of the same order.
+_ORDERED = "bitXor(reinterpretAsUInt64({}), 9223372036854775808)"
+_BITS = "reinterpretAsUInt64(value)"
+_ORDERED_VALUE = f"if(bitTest({_BITS}, 63), bitNot({_BITS}), bitXor({_BITS}, 9223372036854775808))"
 # Every run's newest value at every step is a group: beyond this they go to the disk, and the writer keeps its memory.
 _BOUNDS = {
     "max_memory_usage": 1 << 30,
@@ -74,12 +79,18 @@ def aggregate(
     if len(set(selection.runs)) > MAX_AGGREGATED_RUNS:
         raise MlflowError(f"at most {MAX_AGGREGATED_RUNS} runs can be aggregated at once")
     where, parameters = selection.where()
-    # Tuples compare ten times slower than one number.
-    newest = "timestamp" if every == 1 else "bitOr(bitShiftLeft(toInt128(step), 64), toInt128(timestamp))"
+    # MLflow's newest: by step, timestamp, value. Tuples compare ten times slower than one number.
+    newest = (
+        f"bitOr(bitShiftLeft(toUInt128({_ORDERED.format('timestamp')}), 64), toUInt128({_ORDERED_VALUE}))"
+    )
+    place = "step"
+    if every > 1:
+        newest = f"bitOr(bitShiftLeft(toUInt256({_ORDERED.format('step')}), 128), toUInt256({newest}))"
+        place = f"toInt64(greatest(toInt128(step) - positiveModulo(step, {{every:Int64}}), {INT64_MIN}))"
     shown = ", ".join(f"{_AGGREGATES[name]} AS {name}" for name in statistics)
     statement = (
         f"SELECT key, place AS step, {shown} FROM ("
-        "SELECT run_id, key, step - positiveModulo(step, {every:Int64}) AS place,"
+        f"SELECT run_id, key, {place} AS place,"
         f" argMax(value, {newest}) AS number"
         f" FROM metrics WHERE {where} AND NOT isNaN(value) GROUP BY run_id, key, place)"
         " GROUP BY key, place ORDER BY key, place"

@@ -253,6 +253,20 @@ def test_later_pages_come_from_the_first_reading(both: Both) -> None:
     assert both.reader.history(run_id, "key", 4).series.steps.tolist() == [-1, 0, 1, 2]
 
 
+def test_pages_asked_of_several_readers_are_those_of_one_listing(both: Both) -> None:
+    run_id = both.run("loss", [(step, step, 0.5) for step in range(10)])
+    readers = [HistoryReader(shared_database(), replicated=True) for _ in range(2)]
+    readers[0].history(run_id, "loss", 4)
+    insert_points(shared_database(), run_id, "loss", [(step, step, 0.5) for step in range(10, 20)])
+    steps: list[int] = []
+    token: str | None = None
+    for number in range(5):
+        page = readers[(number + 1) % 2].history(run_id, "loss", 4, token)
+        steps += page.series.steps.tolist()
+        token = page.next_page_token
+    assert (steps, token) == (list(range(20)), None)
+
+
 def test_deleted_runs_are_gone(both: Both) -> None:
     kept, gone = (both.run("key", [(i, i, float(i)) for i in range(10)], 2) for _ in range(2))
     token = both.reader.history(gone, "key", 4).next_page_token

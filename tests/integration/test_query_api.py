@@ -333,3 +333,25 @@ def test_answers_wait_for_writes(service: Service) -> None:
         assert service.post("summary", {"runs": ["a"]}).headers["X-Runstream-Stale"] == "true"
     finally:
         service.barrier.late = False
+
+
+def test_aggregates_take_mlflows_newest_point(service: Service) -> None:
+    run, edge = uuid.uuid4().hex, uuid.uuid4().hex
+    points: list[Point] = [(1, 5, 1.0), (1, 5, 9.0), (1, 5, -2.0), (2, -7, -1.0), (2, -7, -3.0), (2, -8, 4.0)]
+    insert_points(shared_database(), run, "loss", points)
+    means = service.table("aggregate", runs=[run], stats=["mean"]).to_pydict()
+    assert dict(zip(means["step"], means["mean"], strict=True)) == {1: 9.0, 2: -1.0}
+    means = service.table("aggregate", runs=[run], stats=["mean"], every=10).to_pydict()
+    assert (means["step"], means["mean"]) == ([0], [-1.0])
+    low, high = -(2**63), 2**63 - 1
+    insert_points(shared_database(), edge, "loss", [(low, 5, 1.0), (low + 3, 5, 2.0), (high, 5, 3.0)])
+    means = service.table("aggregate", runs=[edge], stats=["mean"], every=10).to_pydict()
+    assert list(zip(means["step"], means["mean"], strict=True)) == [(low, 2.0), (high - 7, 3.0)]
+
+
+def test_long_answers_in_json_come_in_pieces(service: Service) -> None:
+    run = uuid.uuid4().hex
+    insert_points(shared_database(), run, "loss", [(step, step, float("nan")) for step in range(40_000)])
+    rows = service.post("query", {"runs": [run], "max_points": 10}, "application/json").json()
+    assert [row["step"] for row in rows] == list(range(40_000))
+    assert {row["value"] for row in rows} == {"NaN"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from query.distributed import DistributedTable
 from query.live import Hub
 from query.polled_feed import PolledFeed
 from query.workers import Workers
+from schemas.database import DatabaseError
 from support.clickhouse_engine import insert_points, shared_database
 from support.query_server import Fresh
 
@@ -69,6 +71,35 @@ async def test_whoever_listens_misses_nothing(distributed: bool, monkeypatch: py
                 while 7 not in steps:
                     steps += [step for event in await listener.take(1) for step in event.steps]
             assert steps.count(7) == 1
+    finally:
+        feeding.cancel()
+        await asyncio.wait([feeding])
+        await workers.close()
+
+
+async def test_a_look_that_fails_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    database, run, now = shared_database(), uuid.uuid4().hex, int(time.time() * 1000)
+    monkeypatch.setattr("query.polled_feed.distributed_table", lambda _: None)
+    hub, workers = Hub(looked_for=True), Workers(threads=1, max_waiting=8, timeout_s=30)
+    listener = hub.listen([run])
+    assert listener is not None
+    arrow, failures = database.arrow, [0]
+
+    def flaky(sql: str, *more: Any) -> Any:
+        if "_part NOT IN" in sql and failures[0] < 3:
+            failures[0] += 1
+            raise DatabaseError("away", retryable=True)
+        return arrow(sql, *more)
+
+    feeding = asyncio.create_task(PolledFeed(database, workers, Fresh(), hub, interval_s=0.01).run())
+    try:
+        assert await hub.watched([run], 30)
+        monkeypatch.setattr(database, "arrow", flaky)
+        insert_points(database, run, "k", [(7, now, 1.0)])
+        async with asyncio.timeout(30):
+            steps = [step for event in await listener.take(30) for step in event.steps]
+        assert failures == [3]
+        assert steps == [7]
     finally:
         feeding.cancel()
         await asyncio.wait([feeding])

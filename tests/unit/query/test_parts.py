@@ -35,3 +35,12 @@ def test_deletions_are_news() -> None:
 
 def test_nothing_seen() -> None:
     assert not coverage([]).holds(part(1, 1))
+
+
+def test_a_deletion_is_seen_when_every_part_before_it_has_it() -> None:
+    half = coverage([part(1, 4, deletion=10), part(5, 9), part(11, 11)])
+    assert not half.holds(part(5, 9, deletion=10))
+    assert not half.holds(part(1, 4, deletion=10))
+    done = coverage([part(1, 4, deletion=10), part(5, 9, deletion=10), part(11, 11)])
+    assert done.holds(part(1, 9, deletion=10))
+    assert done.holds(part(11, 11))
