@@ -5,6 +5,7 @@ Prints both rates, in turns, so that a reader need not trust the generator that 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -57,6 +58,7 @@ def _by_wrk(wrk: str, job: Job) -> dict[str, float]:
 
 def main() -> int:
     """0 if both ran; what they say is for the reader to compare."""
+    argparse.ArgumentParser(prog="python -m benchmarks.crosscheck", description=__doc__).parse_args()
     wrk = shutil.which("wrk")
     if wrk is None:
         print("wrk is not installed (apt-get install wrk)", file=sys.stderr)

@@ -127,7 +127,10 @@ def serve(host: str, port: int, data_dir: Path, workers: int) -> None:
 
     # Before anything starts: a part that finds it out for itself would leave two messages, and log lines between.
     load(GatewaySettings)
-    load(TrackingSettings)
+    if load(TrackingSettings).basic_auth:
+        from runstream.tracking import check_basic_auth
+
+        check_basic_auth()
     logs.configure("supervisor", load(StorageSettings).log_level)
     options = embedded.ServeOptions(
         host=host, port=port, data_dir=data_dir, workers=workers, announce=lambda line: click.echo(line)

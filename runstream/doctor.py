@@ -16,6 +16,7 @@ from runstream.doctor_artifacts import check_artifacts
 from runstream.doctor_services import check_clickhouse, check_metadata, check_queue
 from runstream.doctor_steps import Check
 from runstream.settings import GatewaySettings, StorageSettings, load
+from schemas.errors import ConfigError
 
 __all__ = ["Check", "checkup", "settings", "table"]
 
@@ -24,6 +25,8 @@ def settings(data_dir: Path | None) -> tuple[GatewaySettings, StorageSettings]:
     """The settings of the environment, or those that ``runstream serve`` has for a folder. Raises ``ConfigError``."""
     if data_dir is None:
         return load(GatewaySettings), load(StorageSettings)
+    if not data_dir.is_dir():
+        raise ConfigError(f"there is no data folder {data_dir}: `runstream serve` makes one")
     data = DataDir(data_dir)
     artifacts = os.environ.get("RUNSTREAM_ARTIFACTS") or data.artifacts.as_uri()
     queue = f"local://{data.log}"

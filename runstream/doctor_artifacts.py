@@ -6,7 +6,8 @@ import os
 import uuid
 from collections.abc import AsyncIterator
 from functools import partial
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 from yarl import URL
@@ -14,7 +15,7 @@ from yarl import URL
 from ingest.artifacts.errors import NoSuchArtifactError, StoreRefusedError
 from ingest.artifacts.protocol import ArtifactStore, StoreOptions
 from ingest.artifacts.store import open_store
-from runstream.doctor_steps import Part, Problem
+from runstream.doctor_steps import Part, Problem, not_there_yet
 from runstream.settings import GatewaySettings
 
 _STORE_STALL_S = 10.0
@@ -42,6 +43,9 @@ async def check_artifacts(settings: GatewaySettings) -> Part:
         direct=settings.artifacts_direct,
         public_endpoint=settings.artifacts_public_endpoint,
     )
+    if scheme == "file" and _can_be_made(Path(unquote(urlsplit(settings.artifacts).path))):
+        await part.step("open", not_there_yet, str)
+        return part
     store = await part.step(
         "open", lambda: open_store(settings.artifacts, options), lambda one: _place(settings, one)
     )
@@ -65,6 +69,14 @@ async def check_artifacts(settings: GatewaySettings) -> Part:
             pass  # the step has said so
         await store.close()
     return part
+
+
+def _can_be_made(folder: Path) -> bool:
+    """Whether a folder is missing, and can be made in the one above it that is there."""
+    if folder.exists():
+        return False
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    return above.is_dir() and os.access(above, os.W_OK)
 
 
 def _nothing(_: object) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from runstream import queues
-from runstream.doctor_steps import NotNow, Part, Problem
+from runstream.doctor_steps import NotNow, Part, Problem, not_there_yet
 from runstream.settings import QueueSettings, StorageSettings
-from runstream.tracking import metadata_revision
+from runstream.tracking import metadata_revisions
 from schemas.database import Database
 from schemas.errors import ConfigError
 
@@ -58,7 +58,7 @@ async def _kafka_topics(settings: QueueSettings) -> list[str]:
     from ingest.queue.kafka import ensure_topics
 
     lines = await ensure_topics(queues.kafka_settings(settings), dry_run=True)
-    if missing := [line for line in lines if "to be created" in line]:
+    if missing := [line for line in lines if "is missing" in line]:
         raise Problem("; ".join(missing), "run `runstream migrate`")
     return lines
 
@@ -97,7 +97,7 @@ async def check_clickhouse(settings: StorageSettings) -> Part:
             raise
 
     if embedded and not Path(queues.local_path(url)).exists():
-        await part.step("open", _not_there_yet, str)
+        await part.step("open", not_there_yet, str)
         return part
     database = await part.step("open", lambda: asyncio.to_thread(opened), lambda _: _without_password(url))
     if database is None:
@@ -114,10 +114,6 @@ async def check_clickhouse(settings: StorageSettings) -> Part:
     finally:
         await asyncio.to_thread(database.close)
     return part
-
-
-async def _not_there_yet() -> str:
-    raise NotNow("the folder is made when the server first starts")
 
 
 def _migrations(database: Database) -> str:
@@ -154,7 +150,7 @@ async def check_metadata(settings: StorageSettings) -> Part:
         "metadata", "check RUNSTREAM_METADATA: address, user, password, database; and that the database is up"
     )
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-        await part.step("open", _not_there_yet, str)
+        await part.step("open", not_there_yet, str)
         return part
 
     def opened() -> sqlalchemy.Engine:
@@ -180,19 +176,17 @@ def _mlflow_tables(engine: object) -> str:
     import sqlalchemy
 
     assert isinstance(engine, sqlalchemy.Engine)
-    if not sqlalchemy.inspect(engine).has_table("alembic_version"):
+    present, wanted = metadata_revisions(engine)
+    if present is None:
         raise Problem(
             "MLflow's tables are missing", "run `runstream migrate` (`runstream serve` does it by itself)"
         )
-    with engine.connect() as connection:
-        version = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar_one()
-    latest = metadata_revision()
-    if version != latest:
+    if present != wanted:
         raise Problem(
-            f"MLflow's tables are at {version}, the installed MLflow wants {latest}",
+            f"MLflow's tables are at {present}, the installed MLflow wants {wanted}",
             "run `runstream migrate`; or install the MLflow that the tables are for",
         )
-    return f"MLflow's, at {version}"
+    return f"MLflow's, at {present}"
 
 
 def _try_metadata(engine: object) -> None:

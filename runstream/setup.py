@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from runstream.clickhouse import connect, create_database
-from runstream.migrate import migrate, status
+from runstream.migrate import MigrationStatus, migrate, status
 from runstream.queues import is_local, kafka_settings
 from runstream.settings import StorageSettings
 from schemas.database import DatabaseError
 from schemas.errors import ConfigError
-from schemas.migrations import Flavour
+from schemas.migrations import Flavour, load
 
 
 def prepare(settings: StorageSettings, *, dry_run: bool) -> Iterator[str]:
@@ -25,46 +28,66 @@ def prepare(settings: StorageSettings, *, dry_run: bool) -> Iterator[str]:
         for line in asyncio.run(ensure_topics(kafka_settings(settings), dry_run=dry_run)):
             yield f"kafka: {line}"
     flavour = Flavour(cluster=settings.clickhouse_cluster) if settings.clickhouse_cluster else Flavour()
-    url = settings.clickhouse.get_secret_value()
-    try:
-        if not dry_run:
-            create_database(url, flavour.on_cluster)
-        database = connect(url)
-        try:
-            applied = migrate(database, flavour, dry_run=dry_run)
-        finally:
-            database.close()
-    except DatabaseError as error:
-        raise ConfigError(f"ClickHouse: {error}") from error
-    for entry in applied:
-        yield f"clickhouse: {'would apply' if dry_run else 'applied'} {entry.number:04d} {entry.name}"
-    if not applied:
-        yield "clickhouse: every migration is applied"
-    yield from _metadata(settings, dry_run=dry_run)
-
-
-def report(settings: StorageSettings) -> Iterator[str]:
-    """What is there: a line for each migration. Blocks."""
-    try:
-        database = connect(settings.clickhouse.get_secret_value())
-        try:
-            entries = status(database)
-        finally:
-            database.close()
-    except DatabaseError as error:
-        raise ConfigError(f"ClickHouse: {error}") from error
-    for entry in entries:
-        state = "applied" if entry.applied else "missing"
-        yield f"clickhouse: {entry.migration.number:04d} {entry.migration.name}: {state}"
-    yield from prepare(settings, dry_run=True)
-
-
-def _metadata(settings: StorageSettings, *, dry_run: bool) -> Iterator[str]:
-    """MLflow's own tables, by MLflow's own migrations."""
     if dry_run:
-        yield "metadata: would bring MLflow's tables to this MLflow's version, where they are not"
+        missing = [entry.migration for entry in _applied(settings) if not entry.applied]
+    else:
+        url = settings.clickhouse.get_secret_value()
+        try:
+            create_database(url, flavour.on_cluster)
+            with closing(connect(url)) as database:
+                missing = migrate(database, flavour)
+        except DatabaseError as error:
+            raise ConfigError(f"ClickHouse: {error}") from error
+    for entry in missing:
+        yield f"clickhouse: {'would apply' if dry_run else 'applied'} {entry.number:04d} {entry.name}"
+    if not missing:
+        yield "clickhouse: every migration is applied"
+    if dry_run:
+        present, wanted = _revisions(settings)
+        if present == wanted:
+            yield "metadata: MLflow's tables are at this MLflow's version"
+        else:
+            yield f"metadata: would bring MLflow's tables from {present or 'nothing'} to {wanted}"
         return
     from runstream.tracking import prepare_metadata
 
     prepare_metadata(settings.metadata.get_secret_value())
     yield "metadata: MLflow's tables are at this MLflow's version"
+
+
+def report(settings: StorageSettings) -> Iterator[str]:
+    """What is there: a line for each topic, migration and database. Blocks, and changes nothing."""
+    if not is_local(settings):
+        from ingest.queue.kafka import ensure_topics
+
+        for line in asyncio.run(ensure_topics(kafka_settings(settings), dry_run=True)):
+            yield f"kafka: {line.partition(';')[0]}"
+    for entry in _applied(settings):
+        state = "applied" if entry.applied else "missing"
+        yield f"clickhouse: {entry.migration.number:04d} {entry.migration.name}: {state}"
+    present, wanted = _revisions(settings)
+    if present is None:
+        yield "metadata: MLflow's tables are missing"
+    elif present == wanted:
+        yield f"metadata: MLflow's tables are at {present}, as this MLflow wants"
+    else:
+        yield f"metadata: MLflow's tables are at {present}, this MLflow wants {wanted}"
+
+
+def _applied(settings: StorageSettings) -> list[MigrationStatus]:
+    """ClickHouse's migrations; asks, and makes nothing. Raises ``ConfigError``."""
+    url = settings.clickhouse.get_secret_value()
+    if url.startswith("chdb://") and not Path(urlsplit(url).netloc + urlsplit(url).path).exists():
+        return [MigrationStatus(migration, applied=False) for migration in load()]
+    try:
+        with closing(connect(url)) as database:
+            return status(database)
+    except DatabaseError as error:
+        raise ConfigError(f"ClickHouse: {error}") from error
+
+
+def _revisions(settings: StorageSettings) -> tuple[str | None, str]:
+    """Of MLflow's tables: what is there, and what the installed MLflow wants. Raises ``ConfigError``."""
+    from runstream.tracking import metadata_revisions_at
+
+    return metadata_revisions_at(settings.metadata.get_secret_value())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import sqlite3
@@ -94,11 +95,35 @@ def prepare_metadata(metadata: str) -> None:
         raise ConfigError(f"the metadata database cannot be prepared: {error}") from error
 
 
-def metadata_revision() -> str:
-    """The revision of its tables that the installed MLflow wants (its Alembic head)."""
+def metadata_revisions_at(metadata: str) -> tuple[str | None, str]:
+    """``metadata_revisions`` of a database, which is not made if it is missing. Raises ``ConfigError``."""
+    import sqlalchemy
+
+    if metadata.startswith("sqlite:///") and not Path(metadata.removeprefix("sqlite:///")).exists():
+        return metadata_revisions(None)
+    try:
+        engine = sqlalchemy.create_engine(metadata)
+        try:
+            return metadata_revisions(engine)
+        finally:
+            engine.dispose()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise ConfigError(f"the metadata database cannot be asked: {error}") from error
+
+
+def metadata_revisions(engine: Any | None) -> tuple[str | None, str]:
+    """The revision of MLflow's tables behind an SQLAlchemy engine (``None``: there are none), and the one that the
+    installed MLflow wants (its Alembic head)."""
+    import sqlalchemy
     from mlflow.store.db.utils import _get_latest_schema_revision
 
-    return str(_get_latest_schema_revision())
+    present: str | None = None
+    if engine is not None and sqlalchemy.inspect(engine).has_table("alembic_version"):
+        with engine.connect() as connection:
+            present = connection.execute(
+                sqlalchemy.text("SELECT version_num FROM alembic_version")
+            ).scalar_one()
+    return present, str(_get_latest_schema_revision())
 
 
 def _destination(settings: TrackingSettings) -> str:
@@ -137,6 +162,8 @@ def run(settings: TrackingSettings) -> None:
     """
     if not settings.internal_token.get_secret_value():
         raise ConfigError("RUNSTREAM_INTERNAL_TOKEN is not set; give every role the same secret")
+    if settings.basic_auth:
+        check_basic_auth()
     metadata = settings.metadata.get_secret_value()
     if metadata.startswith("sqlite:///"):
         prepare_sqlite(metadata)
@@ -149,6 +176,18 @@ def run(settings: TrackingSettings) -> None:
     if os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"].lower() in ("false", "0"):
         mlflow.server._exec_cmd = _become
     cli.main(args=command(settings), prog_name="mlflow", standalone_mode=True)
+
+
+def check_basic_auth() -> None:
+    """Raise ``ConfigError`` where MLflow's ``basic-auth`` could not start."""
+    if importlib.util.find_spec("flask_wtf") is None:
+        raise ConfigError(
+            "RUNSTREAM_BASIC_AUTH needs flask-wtf; install Runstream with its auth extra: runstream[auth]"
+        )
+    if not os.environ.get("MLFLOW_FLASK_SERVER_SECRET_KEY"):
+        raise ConfigError(
+            "RUNSTREAM_BASIC_AUTH needs MLFLOW_FLASK_SERVER_SECRET_KEY, a secret that is the same for every replica"
+        )
 
 
 def _become(arguments: Sequence[str], extra_env: Mapping[str, str] | None = None, **_: Any) -> NoReturn:

@@ -140,6 +140,18 @@ def test_wrong_setting(tmp_path: Path, name: str, value: str) -> None:
     assert_one_line(ended, name)
 
 
+def test_basic_auth_without_its_secret(tmp_path: Path) -> None:
+    arguments = ("serve", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    ended = runstream(*arguments, RUNSTREAM_BASIC_AUTH="true", MLFLOW_FLASK_SERVER_SECRET_KEY="")
+    assert_one_line(ended, "MLFLOW_FLASK_SERVER_SECRET_KEY")
+
+
+@pytest.mark.parametrize("prefix", ["mlflow", "/mlflow/", "/runstream"])
+def test_prefix_that_cannot_be(tmp_path: Path, prefix: str) -> None:
+    arguments = ("serve", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert_one_line(runstream(*arguments, RUNSTREAM_STATIC_PREFIX=prefix), "RUNSTREAM_STATIC_PREFIX")
+
+
 @pytest.mark.parametrize("role", ["gateway", "writer", "query", "tracking"])
 def test_wrong_setting_of_a_role(role: str) -> None:
     environment = {"RUNSTREAM_QUEUE": "carrier-pigeon://loft"} if role != "tracking" else {}

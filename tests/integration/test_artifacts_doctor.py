@@ -148,3 +148,25 @@ def test_embedded_parts_that_no_server_holds(tmp_path: Path) -> None:
     assert " ok " in line(output, "clickhouse: migrations")
     assert " ok " in line(output, "clickhouse: write, read, drop")
     assert " ok " in line(output, "metadata: write")
+
+
+def test_asking_makes_nothing(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "runstream", *arguments],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    status = run("migrate", "--status").stdout
+    assert "clickhouse: 0001 metrics: missing" in status
+    assert "metadata: MLflow's tables are missing" in status
+    assert "would apply 0001" in run("migrate", "--dry-run").stdout
+    assert "not tried" in line(run("doctor").stdout, "artifacts: open")
+    lost = run("doctor", "--data-dir", "nowhere")
+    assert (lost.returncode, lost.stderr.count("\n")) == (1, 1)
+    assert "no data folder" in lost.stderr
+    assert list(tmp_path.iterdir()) == []
