@@ -14,6 +14,9 @@ from schemas.errors import MlflowError
 
 JSON = "application/json"
 _RETRY_AFTER = {"Retry-After": "1"}
+# ClickHouse: ATTEMPT_TO_READ_AFTER_EOF, CANNOT_READ_ALL_DATA, CHECKSUM_DOESNT_MATCH, FILE_DOESNT_EXIST, CORRUPTED_DATA,
+# CANNOT_DECOMPRESS.
+_DAMAGED = (32, 33, 40, 107, 246, 271)
 _log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -51,6 +54,12 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
         return failure(MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", 503), _RETRY_AFTER)
     except DatabaseError as error:
         _log.warning("a read failed", extra={"path": request.path, "code": error.code, "error": str(error)})
+        if error.code in _DAMAGED:
+            # The server's own engine has its parts repaired (runstream.clickhouse.part_guard), in a second or two.
+            answer = MlflowError(
+                "A part of the points cannot be read now; try again", "TEMPORARILY_UNAVAILABLE", 503
+            )
+            return failure(answer, _RETRY_AFTER)
         if error.retryable:
             answer = MlflowError("ClickHouse is away; try again", "TEMPORARILY_UNAVAILABLE", 503)
             return failure(answer, _RETRY_AFTER)

@@ -14,6 +14,7 @@ from query.service import QueryConfig, create_app
 from runstream import logs
 from runstream.barriers import LocalBarrier
 from runstream.clickhouse import connect
+from runstream.clickhouse.part_guard import PartGuard
 from runstream.exposition import exposer
 from runstream.migrate import migrate, status
 from runstream.queues import is_local, kafka_settings, make_consumer
@@ -25,9 +26,10 @@ from runstream.webserver import serve, stop_on_signals
 from runstream.writer_metrics import WriterMetrics
 from schemas.database import Database, DatabaseError
 from schemas.errors import ConfigError
-from schemas.migrations import Flavour
+from schemas.migrations import METRICS_TABLE, Flavour
 
 _READ_DRAIN_S = 5.0
+_GUARDED = (METRICS_TABLE, "metric_rollups")
 # What a statement that nobody can end gets beyond the writer's deadline.
 _LEAVE_S = 3.0
 
@@ -48,8 +50,12 @@ async def _storage(settings: StorageSettings) -> None:
         hub = Hub()
         writer = Writer(TappedConsumer(consumer, hub), database, latest, _writer_config(settings))
         app = create_app(database, LocalBarrier(consumer, writer), config, hub)
-        async with writing(writer, stop, settings.drain_timeout_s):
-            await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
+        guarding = asyncio.create_task(PartGuard(database, _GUARDED).run())
+        try:
+            async with writing(writer, stop, settings.drain_timeout_s):
+                await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
+        finally:
+            guarding.cancel()
 
 
 def run_writer(settings: StorageSettings) -> None:

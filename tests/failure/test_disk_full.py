@@ -44,8 +44,13 @@ def await_refusals(load: Load, count: int = 5) -> None:
 def check(server: RunstreamServer, load: Load) -> None:
     """Every acknowledged point is there exactly once."""
     assert load.errors == []
-    with Rest(server.url) as rest:
-        assert [fault for ledger in load.ledgers for fault in ledger.faults(rest)] == []
+    try:
+        with Rest(server.url) as rest:
+            assert [fault for ledger in load.ledgers for fault in ledger.faults(rest)] == []
+    except BaseException:
+        # Its log is on the small disk, and goes with it.
+        print(server.text()[-10_000:])
+        raise
 
 
 def test_disk_full(make_server: ServerFactory, new_runs: NewRuns, tmp_path: Path) -> None:

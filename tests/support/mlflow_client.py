@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import requests
 
 TIMEOUT_S = 60.0
+_RETRIES = 7
 
 
 class Rest:
-    """A connection to one server. ``get`` and ``post`` return the decoded answer and insist on status 200."""
+    """A connection to one server. ``get`` and ``post`` return the decoded answer and insist on status 200, ``get``
+    after as many 503 with ``Retry-After`` as MLflow's client would bear."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -19,6 +22,11 @@ class Rest:
     def get(self, path: str, **params: Any) -> Any:
         """A GET below ``/``; lists become repeated parameters."""
         answer = self._session.get(f"{self.url}/{path}", params=params, timeout=TIMEOUT_S)
+        for _ in range(_RETRIES):
+            if answer.status_code != 503 or "Retry-After" not in answer.headers:
+                break
+            time.sleep(float(answer.headers["Retry-After"]))
+            answer = self._session.get(f"{self.url}/{path}", params=params, timeout=TIMEOUT_S)
         assert answer.status_code == 200, (answer.status_code, answer.text[:1000])
         return answer.json()
 
