@@ -438,3 +438,14 @@ def test_live_refuses_what_it_does_not_know() -> None:
         for path in ("live", "live?run_id=a%20b", "live?run_id=a&key=", "runs/a%20b/metrics/live"):
             answer = requests.get(f"{url}/api/1.0/runstream/{path}", timeout=30)
             assert answer.status_code == 400, path
+        for body in (
+            {},
+            {"runs": []},
+            {"runs": ["a b"]},
+            {"runs": ["a"], "keys": [""]},
+            {"runs": ["a"], "x": 1},
+        ):
+            answer = requests.post(f"{url}/api/1.0/runstream/live", json=body, timeout=30)
+            assert answer.status_code == 400, body
+        answer = requests.post(f"{url}/api/1.0/runstream/live", data=b"{}", timeout=30)
+        assert answer.status_code == 415
