@@ -54,13 +54,10 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
         return failure(MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", 503), _RETRY_AFTER)
     except DatabaseError as error:
         _log.warning("a read failed", extra={"path": request.path, "code": error.code, "error": str(error)})
-        if error.code in _DAMAGED:
-            # The server's own engine has its parts repaired (runstream.clickhouse.part_guard), in a second or two.
-            answer = MlflowError(
-                "A part of the points cannot be read now; try again", "TEMPORARILY_UNAVAILABLE", 503
-            )
-            return failure(answer, _RETRY_AFTER)
-        if error.retryable:
-            answer = MlflowError("ClickHouse is away; try again", "TEMPORARILY_UNAVAILABLE", 503)
+        # The server's own engine has its parts repaired (runstream.clickhouse.part_guard), in a second or two.
+        damaged = error.code in _DAMAGED
+        if damaged or error.retryable:
+            what = "A part of the points cannot be read now" if damaged else "ClickHouse is away"
+            answer = MlflowError(f"{what}; try again", "TEMPORARILY_UNAVAILABLE", 503)
             return failure(answer, _RETRY_AFTER)
         return failure(MlflowError("ClickHouse could not answer", "INTERNAL_ERROR", 500))

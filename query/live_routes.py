@@ -43,11 +43,13 @@ class LiveRoutes:
 
     async def of_run(self, request: web.Request) -> web.StreamResponse:
         """New points of one run."""
-        return await self._stream(request, [request.match_info["run_id"]], _named_keys(request))
+        runs = check_runs([request.match_info["run_id"]], MAX_LIVE_RUNS)
+        return await self._stream(request, runs, _named_keys(request))
 
     async def of_runs(self, request: web.Request) -> web.StreamResponse:
         """New points of several runs."""
-        return await self._stream(request, request.query.getall("run_id", []), _named_keys(request))
+        runs = check_runs(request.query.getall("run_id", []), MAX_LIVE_RUNS)
+        return await self._stream(request, runs, _named_keys(request))
 
     async def of_many_runs(self, request: web.Request) -> web.StreamResponse:
         """New points of runs that the body names."""
@@ -55,10 +57,9 @@ class LiveRoutes:
         return await self._stream(request, wanted.runs, wanted.keys)
 
     async def _stream(
-        self, request: web.Request, run_ids: list[str], named: list[str] | None
+        self, request: web.Request, runs: list[str], named: list[str] | None
     ) -> web.StreamResponse:
-        runs = check_runs(run_ids, MAX_LIVE_RUNS)
-        keys = KeyFilter(None if named is None else check_keys(named))
+        keys = KeyFilter(named)
         listener = self._hub.listen(runs)
         if listener is None:
             raise BusyError("too many listeners")
@@ -123,4 +124,5 @@ class LiveRoutes:
 
 
 def _named_keys(request: web.Request) -> list[str] | None:
-    return request.query.getall("key", None)
+    named = request.query.getall("key", None)
+    return None if named is None else check_keys(named)

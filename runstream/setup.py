@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from runstream.clickhouse import connect, create_database
+from runstream.clickhouse import connect, create_database, parse_url
 from runstream.migrate import MigrationStatus, migrate, status
 from runstream.queues import is_local, kafka_settings
 from runstream.settings import StorageSettings
+from runstream.tracking import metadata_revisions_at, prepare_metadata
 from schemas.database import DatabaseError
 from schemas.errors import ConfigError
 from schemas.migrations import Flavour, load
@@ -22,11 +22,8 @@ def prepare(settings: StorageSettings, *, dry_run: bool) -> Iterator[str]:
 
     Raises ``ConfigError`` when something is there and is not what the settings say.
     """
-    if not is_local(settings):
-        from ingest.queue.kafka import ensure_topics
-
-        for line in asyncio.run(ensure_topics(kafka_settings(settings), dry_run=dry_run)):
-            yield f"kafka: {line}"
+    for line in _topics(settings, dry_run=dry_run):
+        yield f"kafka: {line}"
     flavour = Flavour(cluster=settings.clickhouse_cluster) if settings.clickhouse_cluster else Flavour()
     if dry_run:
         missing = [entry.migration for entry in _applied(settings) if not entry.applied]
@@ -42,30 +39,26 @@ def prepare(settings: StorageSettings, *, dry_run: bool) -> Iterator[str]:
         yield f"clickhouse: {'would apply' if dry_run else 'applied'} {entry.number:04d} {entry.name}"
     if not missing:
         yield "clickhouse: every migration is applied"
+    metadata = settings.metadata.get_secret_value()
     if dry_run:
-        present, wanted = _revisions(settings)
+        present, wanted = metadata_revisions_at(metadata)
         if present == wanted:
             yield "metadata: MLflow's tables are at this MLflow's version"
         else:
             yield f"metadata: would bring MLflow's tables from {present or 'nothing'} to {wanted}"
         return
-    from runstream.tracking import prepare_metadata
-
-    prepare_metadata(settings.metadata.get_secret_value())
+    prepare_metadata(metadata)
     yield "metadata: MLflow's tables are at this MLflow's version"
 
 
 def report(settings: StorageSettings) -> Iterator[str]:
     """What is there: a line for each topic, migration and database. Blocks, and changes nothing."""
-    if not is_local(settings):
-        from ingest.queue.kafka import ensure_topics
-
-        for line in asyncio.run(ensure_topics(kafka_settings(settings), dry_run=True)):
-            yield f"kafka: {line.partition(';')[0]}"
+    for line in _topics(settings, dry_run=True):
+        yield f"kafka: {line.partition(';')[0]}"
     for entry in _applied(settings):
         state = "applied" if entry.applied else "missing"
         yield f"clickhouse: {entry.migration.number:04d} {entry.migration.name}: {state}"
-    present, wanted = _revisions(settings)
+    present, wanted = metadata_revisions_at(settings.metadata.get_secret_value())
     if present is None:
         yield "metadata: MLflow's tables are missing"
     elif present == wanted:
@@ -74,20 +67,23 @@ def report(settings: StorageSettings) -> Iterator[str]:
         yield f"metadata: MLflow's tables are at {present}, this MLflow wants {wanted}"
 
 
+def _topics(settings: StorageSettings, *, dry_run: bool) -> list[str]:
+    """What ``ensure_topics`` says; nothing where the queue is no Kafka."""
+    if is_local(settings):
+        return []
+    from ingest.queue.kafka import ensure_topics
+
+    return asyncio.run(ensure_topics(kafka_settings(settings), dry_run=dry_run))
+
+
 def _applied(settings: StorageSettings) -> list[MigrationStatus]:
     """ClickHouse's migrations; asks, and makes nothing. Raises ``ConfigError``."""
     url = settings.clickhouse.get_secret_value()
-    if url.startswith("chdb://") and not Path(urlsplit(url).netloc + urlsplit(url).path).exists():
+    folder = parse_url(url).path
+    if folder is not None and not Path(folder).exists():
         return [MigrationStatus(migration, applied=False) for migration in load()]
     try:
         with closing(connect(url)) as database:
             return status(database)
     except DatabaseError as error:
         raise ConfigError(f"ClickHouse: {error}") from error
-
-
-def _revisions(settings: StorageSettings) -> tuple[str | None, str]:
-    """Of MLflow's tables: what is there, and what the installed MLflow wants. Raises ``ConfigError``."""
-    from runstream.tracking import metadata_revisions_at
-
-    return metadata_revisions_at(settings.metadata.get_secret_value())

@@ -23,8 +23,9 @@ def _end() -> str:
 
 
 # As MLflow writes them: `\w` takes letters of every script.
-_NAME = re.compile(r"^[/\w.\- :]*" + _end())
-_RUN_ID = re.compile(r"^[a-zA-Z0-9][\w\-]{0,255}" + _end())
+_END = _end()
+_NAME = re.compile(r"^[/\w.\- :]*" + _END)
+_RUN_ID = re.compile(r"^[a-zA-Z0-9][\w\-]{0,255}" + _END)
 
 _PLAIN_BYTES = (string.ascii_letters + string.digits + "_/.- :").encode()
 # Empty names, and paths that might be normalized to others: leading, doubled and trailing slashes, dots first.
