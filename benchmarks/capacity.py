@@ -147,7 +147,7 @@ def _cell(points: float, figures: Figures) -> Cell:
 
 
 def _usual_flush_s(points: float, policy: dict[str, float]) -> float:
-    """How long a writer that takes ``points`` a second collects a block (``ingest.writer.pipeline``)."""
+    """How long a writer that takes ``points`` a second collects a block (``runstream.ingest.writer.pipeline``)."""
     idle_s, busy_s = policy["flush_ms"] / 1e3, policy["flush_busy_ms"] / 1e3
     if points * idle_s * 10 < policy["flush_rows"]:
         return idle_s

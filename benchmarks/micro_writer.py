@@ -49,8 +49,8 @@ def main() -> None:
 
 async def produce(arguments: argparse.Namespace) -> None:
     """Append records of ten requests each, as the gateway's group commit does."""
-    from ingest.queue.local import LocalLogProducer
-    from schemas.record import RecordBuilder
+    from runstream.ingest.queue.local import LocalLogProducer
+    from runstream.schemas.record import RecordBuilder
 
     rng = np.random.default_rng(7)
     runs, keys = names(arguments)
@@ -96,12 +96,12 @@ def names(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
 
 
 async def consume(arguments: argparse.Namespace, folder: Path) -> None:
-    from ingest.queue.local import LocalLogConsumer
-    from ingest.writer.latest import open_latest
-    from ingest.writer.pipeline import Writer
     from runstream.clickhouse import connect
-    from runstream.migrate import migrate
-    from schemas.migrations import Flavour
+    from runstream.clickhouse.migrate import migrate
+    from runstream.ingest.queue.local import LocalLogConsumer
+    from runstream.ingest.writer.latest import open_latest
+    from runstream.ingest.writer.pipeline import Writer
+    from runstream.schemas.migrations import Flavour
 
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as metadata, metadata:
         metadata.executescript(

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 
 from benchmarks.curves import catalogue, loss
 from benchmarks.workloads import START_MS
-from ingest.writer.blocks import native_block
 from runstream.clickhouse import connect
-from runstream.datadir import DataDir
-from runstream.migrate import migrate
-from schemas.database import Database
-from schemas.migrations import METRICS_COLUMNS, METRICS_TABLE, Flavour
-from schemas.record import PointColumns
+from runstream.clickhouse.migrate import migrate
+from runstream.ingest.writer.blocks import native_block
+from runstream.schemas.migrations import METRICS_COLUMNS, METRICS_TABLE, Flavour
+from runstream.schemas.ports.database import Database
+from runstream.schemas.record import PointColumns
+from runstream.serve.data_dir import DataDir
 
 KEY = "train/loss"
 _WAVE = 100

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from query.api_requests import (
+from runstream.query.api.bands import aggregate_schema
+from runstream.query.api.requests import (
     MAX_LIVE_RUNS,
     AggregateRequest,
     LatestRequest,
@@ -15,12 +16,11 @@ from query.api_requests import (
     PointsRequest,
     SummaryRequest,
 )
-from query.formats import FORMATS
-from query.points import POINTS
-from query.sql_route import SqlRequest
-from query.summaries import aggregate_schema
-from query.summary import SUMMARY
-from query.wire import API, ARROW
+from runstream.query.api.summary import SUMMARY
+from runstream.query.http.formats import FORMATS
+from runstream.query.points.stream import POINTS
+from runstream.query.sql.routes import SqlRequest
+from runstream.schemas.wire import API, ARROW
 
 _ROUTES: tuple[tuple[str, type[msgspec.Struct], str, pa.Schema | None], ...] = (
     ("metrics/query", PointsRequest, "Points of many series", POINTS),

@@ -10,22 +10,22 @@ from importlib.metadata import PackageNotFoundError, version
 import orjson
 from aiohttp import web
 
-from query.answers import errors_to_answers
-from query.consistency import Barrier
-from query.history import HistoryReader
-from query.internal import InternalRoutes
-from query.live import Hub
-from query.live_routes import LiveRoutes
-from query.metrics_api import MetricsRoutes
-from query.mlflow_rest import MlflowRoutes
-from query.openapi import document
-from query.page_routes import PageRoutes
-from query.polled_feed import PolledFeed
-from query.rollup_builder import RollupBuilder
-from query.sql_route import SqlRoute
-from query.wire import API
-from query.workers import Workers
-from schemas.database import Database
+from runstream.query.api.routes import MetricsRoutes
+from runstream.query.http.errors import errors_to_answers
+from runstream.query.http.workers import Workers
+from runstream.query.live.hub import Hub
+from runstream.query.live.polled_feed import PolledFeed
+from runstream.query.live.routes import LiveRoutes
+from runstream.query.mlflow.history import HistoryReader
+from runstream.query.mlflow.internal import InternalRoutes
+from runstream.query.mlflow.routes import MlflowRoutes
+from runstream.query.openapi import document
+from runstream.query.page.routes import PageRoutes
+from runstream.query.points.rollup_builder import RollupBuilder
+from runstream.query.sql.routes import SqlRoute
+from runstream.schemas.ports.barrier import Barrier
+from runstream.schemas.ports.database import Database
+from runstream.schemas.wire import API
 
 _MAX_BODY_BYTES = 16 << 20
 

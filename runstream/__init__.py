@@ -17,21 +17,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from query.client import AsyncConnection as AsyncConnection
-    from query.client import Connection as Connection
-    from query.client import MetricsFrame as MetricsFrame
-    from query.client import Point as Point
-    from query.client import Run as Run
-    from query.client import ServerError as ServerError
-    from query.client import connect as connect
-    from query.client import connect_async as connect_async
-    from query.client.default import aggregate as aggregate
-    from query.client.default import get_metrics as get_metrics
-    from query.client.default import get_run as get_run
-    from query.client.default import latest_metrics as latest_metrics
-    from query.client.default import sql as sql
-    from query.client.default import summary as summary
-    from query.client.default import tail as tail
+    from runstream.query.client import AsyncConnection as AsyncConnection
+    from runstream.query.client import Connection as Connection
+    from runstream.query.client import MetricsFrame as MetricsFrame
+    from runstream.query.client import Point as Point
+    from runstream.query.client import Run as Run
+    from runstream.query.client import ServerError as ServerError
+    from runstream.query.client import connect as connect
+    from runstream.query.client import connect_async as connect_async
+    from runstream.query.client.default import aggregate as aggregate
+    from runstream.query.client.default import get_metrics as get_metrics
+    from runstream.query.client.default import get_run as get_run
+    from runstream.query.client.default import latest_metrics as latest_metrics
+    from runstream.query.client.default import sql as sql
+    from runstream.query.client.default import summary as summary
+    from runstream.query.client.default import tail as tail
 
 _CLIENT = (
     "AsyncConnection",
@@ -50,9 +50,9 @@ __all__ = [*_CLIENT, *_OF_DEFAULT]
 
 def __getattr__(name: str) -> Any:
     if name in _CLIENT:
-        return getattr(import_module("query.client"), name)
+        return getattr(import_module("runstream.query.client"), name)
     if name in _OF_DEFAULT:
-        return getattr(import_module("query.client.default"), name)
+        return getattr(import_module("runstream.query.client.default"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

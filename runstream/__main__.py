@@ -1,5 +1,5 @@
 """``python -m runstream``."""
 
-from runstream.cli import main
+from runstream.commands.main import main
 
 main()

@@ -15,9 +15,9 @@ from importlib import resources
 from string import Template
 from typing import Literal
 
-from schemas.errors import ConfigError
+from runstream.schemas.errors import ConfigError
 
-# Where migrations are recorded; ``runstream.migrate`` creates and fills it.
+# Where migrations are recorded; ``runstream.clickhouse.migrate`` creates and fills it.
 MIGRATIONS_TABLE = "runstream_migrations"
 METRICS_TABLE = "metrics"
 METRICS_COLUMNS = ("run_id", "key", "step", "timestamp", "value")
@@ -94,7 +94,7 @@ class Migration:
 
 def load() -> list[Migration]:
     """Every migration, in order. Raises ``ConfigError`` if a file is not what was released."""
-    folder = resources.files("schemas") / "clickhouse"
+    folder = resources.files("runstream.schemas") / "clickhouse"
     frozen: dict[str, str] = {}
     for line in (folder / "checksums.txt").read_text().splitlines():
         checksum, name = line.split()

@@ -35,8 +35,8 @@ import lz4.block
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.errors import BadRecordError
-from schemas.names import Names
+from runstream.schemas.errors import BadRecordError
+from runstream.schemas.names import Names
 
 VERSION = 1
 HEADER = struct.Struct("<BBHIIIIIq")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import obstore
 
-from ingest.artifacts.errors import (
+from runstream.ingest.artifacts.errors import (
     ArtifactTooLargeError,
     InvalidPathError,
     NoSuchArtifactError,
@@ -20,10 +20,10 @@ from ingest.artifacts.errors import (
     StoreUnavailableError,
     UnsupportedError,
 )
-from ingest.artifacts.failures import NOT_A_FILE, translate
-from ingest.artifacts.protocol import Entry, ObjectInfo, StoreOptions, UploadedPart
-from ingest.artifacts.s3_parts import S3Parts
-from ingest.artifacts.upload import BLOCK_BYTES, Uploader
+from runstream.ingest.artifacts.failures import NOT_A_FILE, translate
+from runstream.ingest.artifacts.protocol import Entry, ObjectInfo, StoreOptions, UploadedPart
+from runstream.ingest.artifacts.s3.parts import S3Parts
+from runstream.ingest.artifacts.upload import BLOCK_BYTES, Uploader
 
 T = TypeVar("T")
 # One request per this many bytes of a download: a slow client then never holds a request for hours, which stores end.

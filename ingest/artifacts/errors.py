@@ -5,7 +5,7 @@ Messages never carry what a store said: that can hold addresses, signatures or k
 
 from __future__ import annotations
 
-from schemas.errors import RunstreamError
+from runstream.schemas.errors import RunstreamError
 
 
 class ArtifactError(RunstreamError):

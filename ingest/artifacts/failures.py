@@ -8,7 +8,7 @@ import re
 
 from obstore import exceptions
 
-from ingest.artifacts.errors import (
+from runstream.ingest.artifacts.errors import (
     ArtifactError,
     InvalidPathError,
     NoSuchArtifactError,

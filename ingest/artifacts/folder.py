@@ -25,8 +25,8 @@ from typing import TypeVar
 
 from obstore.store import LocalStore
 
-from ingest.artifacts import background
-from ingest.artifacts.errors import (
+from runstream.ingest.artifacts import background
+from runstream.ingest.artifacts.errors import (
     ArtifactError,
     ArtifactTooLargeError,
     InvalidPathError,
@@ -36,10 +36,10 @@ from ingest.artifacts.errors import (
     StoreUnavailableError,
     UnsupportedError,
 )
-from ingest.artifacts.failures import BELOW_A_FILE, NAME_TOO_LONG, NOT_A_FILE
-from ingest.artifacts.paths import TEMPORARY_PREFIX
-from ingest.artifacts.protocol import Entry, ObjectInfo, StoreOptions, UploadedPart
-from ingest.artifacts.upload import BLOCK_BYTES, Uploader, joined
+from runstream.ingest.artifacts.failures import BELOW_A_FILE, NAME_TOO_LONG, NOT_A_FILE
+from runstream.ingest.artifacts.paths import TEMPORARY_PREFIX
+from runstream.ingest.artifacts.protocol import Entry, ObjectInfo, StoreOptions, UploadedPart
+from runstream.ingest.artifacts.upload import BLOCK_BYTES, Uploader, joined
 
 T = TypeVar("T")
 # Uploads are written out in pieces of this size.

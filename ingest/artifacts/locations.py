@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from schemas.errors import ConfigError
+from runstream.schemas.errors import ConfigError
 
 _EXAMPLE = "RUNSTREAM_ARTIFACTS must be file:///PATH, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
 _AZURE_HOST = "blob.core.windows.net"

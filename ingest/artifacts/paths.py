@@ -13,7 +13,7 @@ import unicodedata
 from pathlib import PureWindowsPath
 from urllib.parse import unquote, urlparse, urlunparse
 
-from ingest.artifacts.errors import InvalidPathError
+from runstream.ingest.artifacts.errors import InvalidPathError
 
 # Uploads under way in a folder have this prefix, which MLflow's own server hides as well
 # (mlflow.store.artifact.local_artifact_repo).

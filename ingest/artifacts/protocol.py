@@ -1,6 +1,6 @@
 """An artifact store, as the gateway sees it.
 
-Paths are canonical (``ingest.artifacts.paths``) and relative to the store's root. Every implementation passes
+Paths are canonical (``runstream.ingest.artifacts.paths``) and relative to the store's root. Every implementation passes
 ``tests/contracts/test_artifact_store.py``.
 """
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
-from ingest.artifacts import locations
-from ingest.artifacts.bucket import BucketStore, can_sign
-from ingest.artifacts.failures import scrub
-from ingest.artifacts.folder import FolderStore
-from ingest.artifacts.locations import Location, S3Settings
-from ingest.artifacts.protocol import ArtifactStore, StoreOptions
-from ingest.artifacts.s3_parts import S3Credentials, S3Parts, S3Place
-from schemas.errors import ConfigError
+from runstream.ingest.artifacts import locations
+from runstream.ingest.artifacts.bucket import BucketStore, can_sign
+from runstream.ingest.artifacts.failures import scrub
+from runstream.ingest.artifacts.folder import FolderStore
+from runstream.ingest.artifacts.locations import Location, S3Settings
+from runstream.ingest.artifacts.protocol import ArtifactStore, StoreOptions
+from runstream.ingest.artifacts.s3.parts import S3Credentials, S3Parts, S3Place
+from runstream.schemas.errors import ConfigError
 
 # botocore renews what expires by itself; obstore asks again after this time.
 _CREDENTIALS_TTL = timedelta(minutes=5)

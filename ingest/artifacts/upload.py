@@ -16,8 +16,8 @@ from typing import Any
 
 import obstore
 
-from ingest.artifacts.errors import StoreUnavailableError
-from ingest.artifacts.failures import scrub, translate
+from runstream.ingest.artifacts.errors import StoreUnavailableError
+from runstream.ingest.artifacts.failures import scrub, translate
 
 _log = logging.getLogger(__name__)
 

@@ -11,23 +11,23 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from ingest.gateway.admission import Admission
-from ingest.gateway.artifact_app import add_artifact_routes
-from ingest.gateway.artifact_auth import ArtifactVerdicts
-from ingest.gateway.artifact_pace import Pace
-from ingest.gateway.artifact_telemetry import ArtifactTelemetry
-from ingest.gateway.batching import Batcher
-from ingest.gateway.config import GatewayConfig
-from ingest.gateway.epochs import Epochs
-from ingest.gateway.health import HealthRoutes, Readiness
-from ingest.gateway.hosts import HostRules
-from ingest.gateway.intake import Intake
-from ingest.gateway.lean import LeanServer
-from ingest.gateway.metric_routes import MetricRoutes
-from ingest.gateway.read_routes import ReadRoutes
-from ingest.gateway.telemetry import GatewayTelemetry
-from ingest.gateway.upstream import Upstream
-from ingest.queue.protocol import Producer
+from runstream.ingest.gateway.artifacts.access import ArtifactVerdicts
+from runstream.ingest.gateway.artifacts.mount import add_artifact_routes
+from runstream.ingest.gateway.artifacts.pace import Pace
+from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
+from runstream.ingest.gateway.config import GatewayConfig
+from runstream.ingest.gateway.http.connection import LeanServer
+from runstream.ingest.gateway.http.hosts import HostRules
+from runstream.ingest.gateway.http.probes import HealthRoutes, Readiness
+from runstream.ingest.gateway.http.upstream import Upstream
+from runstream.ingest.gateway.reads.routes import ReadRoutes
+from runstream.ingest.gateway.telemetry import GatewayTelemetry
+from runstream.ingest.gateway.writes.admission import Admission
+from runstream.ingest.gateway.writes.batching import Batcher
+from runstream.ingest.gateway.writes.epochs import Epochs
+from runstream.ingest.gateway.writes.intake import Intake
+from runstream.ingest.gateway.writes.routes import MetricRoutes
+from runstream.ingest.queue.protocol import Producer
 
 _log = logging.getLogger(__name__)
 _GAUGE_INTERVAL_S = 1.0

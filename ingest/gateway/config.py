@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ingest.gateway.artifact_config import ArtifactConfig
+from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 
 
 @dataclass(frozen=True, slots=True)

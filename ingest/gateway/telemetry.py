@@ -6,7 +6,7 @@ from typing import Protocol
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from schemas.errors import QueueFullError
+from runstream.schemas.errors import QueueFullError
 
 # Why a request is refused: see answers.reason.
 REASONS = (

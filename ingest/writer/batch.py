@@ -6,11 +6,11 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from ingest.queue.protocol import Message
-from ingest.writer.runs import Runs
-from schemas.errors import BadRecordError
-from schemas.names import Names
-from schemas.record import PointColumns, decode
+from runstream.ingest.queue.protocol import Message
+from runstream.ingest.writer.runs import Runs
+from runstream.schemas.errors import BadRecordError
+from runstream.schemas.names import Names
+from runstream.schemas.record import PointColumns, decode
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.names import Names
-from schemas.record import PointColumns
+from runstream.schemas.names import Names
+from runstream.schemas.record import PointColumns
 
 _DICTIONARY_VERSION = 1
 # SerializationLowCardinality: the block carries the dictionary's keys itself ("additional keys").
@@ -52,7 +52,7 @@ def merge(parts: Sequence[PointColumns]) -> PointColumns:
 
 
 def native_block(points: PointColumns) -> bytes:
-    """The points as one block of the columns ``schemas.migrations.METRICS_COLUMNS``, in their order."""
+    """The points as one block of the columns ``runstream.schemas.migrations.METRICS_COLUMNS``, in their order."""
     return b"".join(
         [
             _varuint(5),

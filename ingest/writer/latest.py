@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from ingest.writer.latest_portable import PortableUpsert
-from ingest.writer.newest import LatestRows
-from schemas.errors import ConfigError, RunstreamError
+from runstream.ingest.writer.latest_portable import PortableUpsert
+from runstream.ingest.writer.newest import LatestRows
+from runstream.schemas.errors import ConfigError, RunstreamError
 
 _BUSY_TIMEOUT_MS = 5_000
 # Rows per SQLite statement: 40% less CPU than one row each, and far below SQLite's limit of 32,766 variables. Each

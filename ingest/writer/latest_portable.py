@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from ingest.writer.newest import LatestRows
+from runstream.ingest.writer.newest import LatestRows
 
 _CHUNK = 200
 

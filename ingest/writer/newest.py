@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.limits import MAX_DOUBLE, MAX_KEY_LENGTH
-from schemas.names import Names
-from schemas.record import PointColumns
+from runstream.schemas.mlflow.limits import MAX_DOUBLE, MAX_KEY_LENGTH
+from runstream.schemas.names import Names
+from runstream.schemas.record import PointColumns
 
 # Up to this many possible series per point, one array slot for each is cheaper than sorting the points.
 _DENSE_SLOTS_PER_POINT = 8

@@ -17,16 +17,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from ingest.queue.protocol import Consumer, Message
-from ingest.writer.batch import Batch, Entry, decode_all
-from ingest.writer.config import WriterConfig
-from ingest.writer.latest import LatestValues
-from ingest.writer.retry import Retry
-from ingest.writer.sink import Sink
-from ingest.writer.stats import WriterStats
-from ingest.writer.waiting import Step, Waiters
-from schemas.database import Database
-from schemas.errors import RunstreamError
+from runstream.ingest.queue.protocol import Consumer, Message
+from runstream.ingest.writer.batch import Batch, Entry, decode_all
+from runstream.ingest.writer.config import WriterConfig
+from runstream.ingest.writer.latest import LatestValues
+from runstream.ingest.writer.retry import Retry
+from runstream.ingest.writer.sink import Sink
+from runstream.ingest.writer.stats import WriterStats
+from runstream.ingest.writer.waiting import Step, Waiters
+from runstream.schemas.errors import RunstreamError
+from runstream.schemas.ports.database import Database
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ingest.writer.stats import WriterStats
-from schemas.errors import RunstreamError
+from runstream.ingest.writer.stats import WriterStats
+from runstream.schemas.errors import RunstreamError
 
 logger = logging.getLogger(__name__)
 

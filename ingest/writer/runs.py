@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from schemas.names import Names
+from runstream.schemas.names import Names
 
 
 class Runs:

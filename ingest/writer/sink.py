@@ -13,18 +13,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from ingest.queue.protocol import Consumer, Message
-from ingest.writer.batch import Batch, Entry
-from ingest.writer.blocks import merge, native_block
-from ingest.writer.latest import LatestValues
-from ingest.writer.newest import latest_rows, newest
-from ingest.writer.retry import Retry
-from ingest.writer.runs import Runs
-from ingest.writer.stats import Flush, WriterStats
-from schemas.database import Database, DatabaseError
-from schemas.migrations import METRICS_COLUMNS, METRICS_TABLE
-from schemas.names import Names
-from schemas.record import PointColumns
+from runstream.ingest.queue.protocol import Consumer, Message
+from runstream.ingest.writer.batch import Batch, Entry
+from runstream.ingest.writer.blocks import merge, native_block
+from runstream.ingest.writer.latest import LatestValues
+from runstream.ingest.writer.newest import latest_rows, newest
+from runstream.ingest.writer.retry import Retry
+from runstream.ingest.writer.runs import Runs
+from runstream.ingest.writer.stats import Flush, WriterStats
+from runstream.schemas.migrations import METRICS_COLUMNS, METRICS_TABLE
+from runstream.schemas.names import Names
+from runstream.schemas.ports.database import Database, DatabaseError
+from runstream.schemas.record import PointColumns
 
 logger = logging.getLogger(__name__)
 

@@ -3,12 +3,12 @@ server."""
 
 from __future__ import annotations
 
-from query.client.aio import AsyncConnection, connect_async
-from query.client.connection import Connection, connect
-from query.client.frames import MetricsFrame
-from query.client.http import ServerError
-from query.client.live import Point
-from query.client.run import Run
+from runstream.query.client.aio import AsyncConnection, connect_async
+from runstream.query.client.connection import Connection, connect
+from runstream.query.client.frames import MetricsFrame
+from runstream.query.client.http import ServerError
+from runstream.query.client.live import Point
+from runstream.query.client.run import Run
 
 __all__ = [
     "AsyncConnection",

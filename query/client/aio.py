@@ -10,9 +10,17 @@ from typing import Any, ParamSpec, TypeVar
 import httpx
 import pandas as pd
 
-from query.client.connection import Connection, listed
-from query.client.live import FIRST_PAUSE_S, LONGEST_PAUSE_S, SILENCE_S, Follower, Point, check, rows_of
-from query.client.run import Run
+from runstream.query.client.connection import Connection, listed
+from runstream.query.client.live import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    SILENCE_S,
+    Follower,
+    Point,
+    check,
+    rows_of,
+)
+from runstream.query.client.run import Run
 
 P = ParamSpec("P")
 T = TypeVar("T")

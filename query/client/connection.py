@@ -12,13 +12,13 @@ import httpx
 import pandas as pd
 import pyarrow as pa
 
-from query.client.frames import As, as_result, to_pandas
-from query.client.http import Http, ServerError, tracking_uri
-from query.client.live import Point, follow
-from query.client.progress import Progress
-from query.client.run import Run
-from query.client.runs import run_ids, search_run_ids
-from query.wire import API, ARROW
+from runstream.query.client.frames import As, as_result, to_pandas
+from runstream.query.client.http import Http, ServerError, tracking_uri
+from runstream.query.client.live import Point, follow
+from runstream.query.client.progress import Progress
+from runstream.query.client.run import Run
+from runstream.query.client.runs import run_ids, search_run_ids
+from runstream.schemas.wire import API, ARROW
 
 Range = tuple[int | None, int | None] | None
 Keys = str | Sequence[str] | None

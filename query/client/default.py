@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from query.client.connection import Connection
-from query.client.http import tracking_uri
-from query.client.live import Point
-from query.client.run import Run
+from runstream.query.client.connection import Connection
+from runstream.query.client.http import tracking_uri
+from runstream.query.client.live import Point
+from runstream.query.client.run import Run
 
 _lock = threading.Lock()
 _connections: dict[str, Connection] = {}

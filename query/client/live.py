@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from query.client.http import Http, ServerError, error_of
-from query.wire import API
+from runstream.query.client.http import Http, ServerError, error_of
+from runstream.schemas.wire import API
 
 _REMEMBERED = 200_000
 SILENCE_S = 35.0

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from query.client.connection import Connection
+    from runstream.query.client.connection import Connection
 
 
 class Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from query.client.http import Http
+from runstream.query.client.http import Http
 
 _PAGE = 1_000
 

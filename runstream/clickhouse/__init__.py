@@ -1,4 +1,4 @@
-"""ClickHouse: chDB in this process, or servers over HTTP, behind ``schemas.database.Database``.
+"""ClickHouse: chDB in this process, or servers over HTTP, behind ``runstream.schemas.ports.database.Database``.
 
 The only package that imports clickhouse_connect and chdb.
 """
@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from runstream.clickhouse.sql import identifiers
 from runstream.clickhouse.url import ClickHouseUrl, parse_url
-from schemas.database import Database
+from runstream.schemas.ports.database import Database
 
 __all__ = ["ClickHouseUrl", "connect", "create_database", "parse_url"]
 

@@ -18,8 +18,8 @@ from runstream.clickhouse.errors import translate
 from runstream.clickhouse.pool import Pool
 from runstream.clickhouse.sql import identifiers, literal, settings_clause
 from runstream.clickhouse.url import ClickHouseUrl
-from schemas.database import DatabaseError
-from schemas.errors import ConfigError
+from runstream.schemas.errors import ConfigError
+from runstream.schemas.ports.database import DatabaseError
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -46,7 +46,7 @@ _SESSION_SETTINGS = {
 
 
 class EmbeddedDatabase:
-    """``schemas.database.Database`` on chDB; also holds the folder's lock until ``close``.
+    """``runstream.schemas.ports.database.Database`` on chDB; also holds the folder's lock until ``close``.
 
     chDB serialises the queries of one connection, so calls borrow connections from a bounded pool.
     """

@@ -8,7 +8,7 @@ import pyarrow as pa
 from clickhouse_connect.driver.exceptions import Error as DriverError
 from clickhouse_connect.driver.exceptions import OperationalError
 
-from schemas.database import DatabaseError
+from runstream.schemas.ports.database import DatabaseError
 
 # ClickHouse src/Common/ErrorCodes.cpp: failures of the place or the moment, not of the statement or its data.
 RETRYABLE_CODES = frozenset(

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemas.database import Database, DatabaseError
+from runstream.schemas.ports.database import Database, DatabaseError
 
 _log = logging.getLogger(__name__)
 _EVERY_S = 1.0

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from schemas.database import DatabaseError
+from runstream.schemas.ports.database import DatabaseError
 
 T = TypeVar("T")
 

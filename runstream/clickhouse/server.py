@@ -16,7 +16,7 @@ from clickhouse_connect.driver.httputil import get_pool_manager
 from runstream.clickhouse.errors import translate
 from runstream.clickhouse.sql import identifiers
 from runstream.clickhouse.url import ClickHouseUrl
-from schemas.database import DatabaseError
+from runstream.schemas.ports.database import DatabaseError
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
@@ -37,7 +37,7 @@ _INSERT_SETTINGS = {
 
 
 class ServerDatabase:
-    """``schemas.database.Database`` on one or several equal hosts.
+    """``runstream.schemas.ports.database.Database`` on one or several equal hosts.
 
     Calls go to one host; when it cannot be reached they move on to the next one, at most once around.
     Repeating a statement whose outcome is unknown is harmless here: inserts carry tokens, and identical

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from schemas.errors import ConfigError
+from runstream.schemas.errors import ConfigError
 
 DEFAULT_DATABASE = "runstream"
 _DEFAULT_PORTS = {"http": 8123, "https": 8443}

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from ingest.gateway.app import GatewayParts, create_gateway
-from ingest.gateway.artifact_config import ArtifactConfig
-from ingest.gateway.config import GatewayConfig
-from ingest.gateway.telemetry import GatewayTelemetry
-from runstream import logs
-from runstream.exposition import exposer
-from runstream.queues import open_producer
-from runstream.roles import common
+from runstream.ingest.gateway.app import GatewayParts, create_gateway
+from runstream.ingest.gateway.artifacts.config import ArtifactConfig
+from runstream.ingest.gateway.config import GatewayConfig
+from runstream.ingest.gateway.telemetry import GatewayTelemetry
+from runstream.process import logs
+from runstream.process.http import serve, stop_on_signals
+from runstream.process.prometheus import exposer
+from runstream.roles import wiring
+from runstream.roles.queues import open_producer
 from runstream.settings import GatewaySettings
-from runstream.webserver import serve, stop_on_signals
 
 
 def run(settings: GatewaySettings) -> None:
     """Serve until SIGTERM."""
     logs.configure("gateway", settings.log_level)
-    common.run(_gateway(settings))
+    wiring.run(_gateway(settings))
 
 
 async def _gateway(settings: GatewaySettings) -> None:
     config = _config(settings)
     stop = stop_on_signals()
-    listener = common.listener(settings)
+    listener = wiring.listener(settings)
     parts = GatewayParts(
         config=config,
         producer=await open_producer(settings),
@@ -39,7 +39,7 @@ def _config(settings: GatewaySettings) -> GatewayConfig:
     return GatewayConfig(
         tracking_url=settings.tracking,
         query_url=settings.query,
-        internal_token=common.token(settings),
+        internal_token=wiring.token(settings),
         allowed_hosts=settings.allowed_hosts,
         static_prefix=settings.static_prefix,
         mlflow_judges_reads=settings.basic_auth,

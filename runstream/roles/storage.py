@@ -6,27 +6,27 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-from ingest.writer.config import WriterConfig
-from ingest.writer.latest import LatestValues, open_latest
-from ingest.writer.pipeline import Writer
-from query.live import Hub
-from query.service import QueryConfig, create_app
-from runstream import logs
-from runstream.barriers import LocalBarrier
 from runstream.clickhouse import connect
+from runstream.clickhouse.migrate import migrate, status
 from runstream.clickhouse.part_guard import PartGuard
-from runstream.exposition import exposer
-from runstream.migrate import migrate, status
-from runstream.queues import is_local, kafka_settings, make_consumer
-from runstream.roles import common
+from runstream.ingest.writer.barrier import LocalBarrier
+from runstream.ingest.writer.config import WriterConfig
+from runstream.ingest.writer.latest import LatestValues, open_latest
+from runstream.ingest.writer.pipeline import Writer
+from runstream.process import logs
+from runstream.process.http import serve, stop_on_signals
+from runstream.process.probes import add_watch_routes, watch_app
+from runstream.process.prometheus import exposer
+from runstream.process.writer_metrics import WriterMetrics
+from runstream.query.live.hub import Hub
+from runstream.query.service import QueryConfig, create_app
+from runstream.roles import wiring
+from runstream.roles.queues import is_local, kafka_settings, make_consumer
+from runstream.roles.tap import TappedConsumer
+from runstream.schemas.errors import ConfigError
+from runstream.schemas.migrations import METRICS_TABLE, Flavour
+from runstream.schemas.ports.database import Database, DatabaseError
 from runstream.settings import StorageSettings
-from runstream.tap import TappedConsumer
-from runstream.watching import add_watch_routes, watch_app
-from runstream.webserver import serve, stop_on_signals
-from runstream.writer_metrics import WriterMetrics
-from schemas.database import Database, DatabaseError
-from schemas.errors import ConfigError
-from schemas.migrations import METRICS_TABLE, Flavour
 
 _READ_DRAIN_S = 5.0
 _GUARDED = (METRICS_TABLE, "metric_rollups")
@@ -37,13 +37,13 @@ _LEAVE_S = 3.0
 def run_storage(settings: StorageSettings) -> None:
     """Write and answer reads in one process, until SIGTERM; what was acknowledged is applied before it ends."""
     logs.configure("storage", settings.log_level)
-    common.run(_storage(settings))
+    wiring.run(_storage(settings))
 
 
 async def _storage(settings: StorageSettings) -> None:
-    config = QueryConfig(internal_token=common.token(settings), static_prefix=settings.static_prefix)
+    config = QueryConfig(internal_token=wiring.token(settings), static_prefix=settings.static_prefix)
     stop = stop_on_signals()
-    listener = common.listener(settings)
+    listener = wiring.listener(settings)
     consumer = make_consumer(settings)
     async with _opened(_open_embedded, settings) as (database, latest):
         # Whoever listens to live points hears of them before they are in ClickHouse.
@@ -62,12 +62,12 @@ def run_writer(settings: StorageSettings) -> None:
     """Take points from the queue to ClickHouse until SIGTERM; what it has read is applied before it ends."""
     _check_apart(settings)
     logs.configure("writer", settings.log_level)
-    common.run(_writer(settings))
+    wiring.run(_writer(settings))
 
 
 async def _writer(settings: StorageSettings) -> None:
     stop = stop_on_signals()
-    listener = common.listener(settings)
+    listener = wiring.listener(settings)
     consumer = make_consumer(settings)
     async with _opened(_open_migrated, settings) as (database, latest):
         writer = Writer(consumer, database, latest, _writer_config(settings))
@@ -83,15 +83,15 @@ def run_query(settings: StorageSettings) -> None:
     """Answer reads until SIGTERM."""
     _check_apart(settings)
     logs.configure("query", settings.log_level)
-    common.run(_query(settings))
+    wiring.run(_query(settings))
 
 
 async def _query(settings: StorageSettings) -> None:
-    from ingest.queue.kafka import KafkaBarrier
+    from runstream.ingest.queue.kafka import KafkaBarrier
 
-    config = QueryConfig(internal_token=common.token(settings), static_prefix=settings.static_prefix)
+    config = QueryConfig(internal_token=wiring.token(settings), static_prefix=settings.static_prefix)
     stop = stop_on_signals()
-    listener = common.listener(settings)
+    listener = wiring.listener(settings)
     database = await asyncio.to_thread(_open_migrated, settings)
     barrier = KafkaBarrier(kafka_settings(settings))
     try:
@@ -164,7 +164,7 @@ async def writing(
         yield
     finally:
         if not running.done() and not await writer.stop(drain_s, drain=drain):
-            common.end_within(_LEAVE_S)
+            wiring.end_within(_LEAVE_S)
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await running

@@ -9,15 +9,15 @@ from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer
 
-from ingest.queue.kafka import (
+from runstream.ingest.queue.kafka import (
     KafkaBarrier,
     KafkaConsumerQueue,
     KafkaProducerQueue,
     KafkaSettings,
     ensure_topics,
 )
-from ingest.queue.local import LocalLogConsumer, LocalLogProducer, read_dead_letters
-from ingest.queue.protocol import Consumer, Message, Producer, RevokeHandler
+from runstream.ingest.queue.local import LocalLogConsumer, LocalLogProducer, read_dead_letters
+from runstream.ingest.queue.protocol import Consumer, Message, Producer, RevokeHandler
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from ingest.artifacts.errors import (
+from runstream.ingest.artifacts.errors import (
     ArtifactTooLargeError,
     BrokenUploadError,
     InvalidPathError,
@@ -21,9 +21,9 @@ from ingest.artifacts.errors import (
     NotAFileError,
     UnsupportedError,
 )
-from ingest.artifacts.protocol import ArtifactStore, Entry, StoreOptions, UploadedPart
-from ingest.artifacts.store import open_store
-from schemas.errors import RunstreamError
+from runstream.ingest.artifacts.protocol import ArtifactStore, Entry, StoreOptions, UploadedPart
+from runstream.ingest.artifacts.store import open_store
+from runstream.schemas.errors import RunstreamError
 from support import s3
 
 PART = 5 << 20

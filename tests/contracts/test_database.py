@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pytest
 
-from ingest.writer.blocks import native_block
 from runstream.clickhouse import connect, create_database
-from schemas.database import Database, DatabaseError
-from schemas.migrations import METRICS_COLUMNS
+from runstream.ingest.writer.blocks import native_block
+from runstream.schemas.migrations import METRICS_COLUMNS
+from runstream.schemas.ports.database import Database, DatabaseError
 from support.chdb_http import chdb_server
 from support.clickhouse_engine import shared_database
 from support.points import columns

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.entities import Metric
 
-from query.history import HistoryReader
-from query.series import Series
-from schemas.errors import MlflowError
+from runstream.query.mlflow.history import HistoryReader
+from runstream.query.points.series import Series
+from runstream.schemas.errors import MlflowError
 from support.clickhouse_engine import Point, insert_points, shared_database
 
 # MLflow's own use of SQLAlchemy, as its store is imported and used.
@@ -238,7 +238,7 @@ class TestLongSeries:
         self, both: Both, points: list[Point], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         runs = [both.run("key", points, copies) for copies in (2, 1, 2)]
-        monkeypatch.setattr("query.history._SAMPLE_ROWS", 100)
+        monkeypatch.setattr("runstream.query.mlflow.history._SAMPLE_ROWS", 100)
         for limit in (1, 7, 100, 2500):
             expected = theirs("", both.store.get_metric_history_bulk_interval(runs, "key", limit, 2, 90))
             assert many(both.reader.history_bulk_interval(runs, "key", limit, 2, 90)) == expected

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from contracts.queue_backends import Backend, KafkaBackend, LocalBackend, drain
 
-from ingest.queue.protocol import Message
-from schemas.errors import QueueUnavailableError
+from runstream.ingest.queue.protocol import Message
+from runstream.schemas.errors import QueueUnavailableError
 from support.kafka import shared_servers
 
 

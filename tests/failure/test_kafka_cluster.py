@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from contracts.queue_backends import KafkaBackend
 
-from ingest.queue.kafka import KafkaConsumerQueue, KafkaProducerQueue, KafkaSettings
-from ingest.queue.kafka.offsets import KafkaOffsets
-from schemas.errors import QueueFullError, QueueUnavailableError
+from runstream.ingest.queue.kafka import KafkaConsumerQueue, KafkaProducerQueue, KafkaSettings
+from runstream.ingest.queue.kafka.offsets import KafkaOffsets
+from runstream.schemas.errors import QueueFullError, QueueUnavailableError
 from support.kafka import KafkaCluster
 
 
@@ -152,7 +152,7 @@ async def test_a_cluster_that_hangs_for_longer_than_the_deadline(
 
 _WRITER = """
 import asyncio, json, sys
-from ingest.queue.kafka import KafkaConsumerQueue, KafkaSettings
+from runstream.ingest.queue.kafka import KafkaConsumerQueue, KafkaSettings
 
 async def main(options, ledger):
     consumer = KafkaConsumerQueue(KafkaSettings(**{**options, "servers": tuple(options["servers"])}))

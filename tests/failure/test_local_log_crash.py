@@ -19,7 +19,7 @@ _SEGMENT_BYTES = 60_000
 
 _PRODUCER = """
 import asyncio, os, random, sys
-from ingest.queue.local import LocalLogProducer
+from runstream.ingest.queue.local import LocalLogProducer
 
 async def main(log, ledger, name, segment_bytes):
     producer = LocalLogProducer(log, segment_bytes=segment_bytes)
@@ -41,7 +41,7 @@ asyncio.run(main(*sys.argv[1:4], int(sys.argv[4])))
 
 _CONSUMER = """
 import asyncio, os, sys
-from ingest.queue.local import LocalLogConsumer
+from runstream.ingest.queue.local import LocalLogConsumer
 
 async def main(log, ledger):
     consumer = LocalLogConsumer(log)

@@ -110,7 +110,7 @@ sys.meta_path.insert(0, Absent())
 import importlib.util
 real = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name == {module!r} else real(name, package)
-from runstream.cli import main
+from runstream.commands.main import main
 main(prog_name="runstream")
 """
 

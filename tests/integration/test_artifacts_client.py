@@ -14,7 +14,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
 
-from ingest.gateway.artifact_config import ArtifactConfig
+from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 from support import s3
 from support.artifact_gateway import ArtifactGateway
 from support.stock import StockServer, stock_server

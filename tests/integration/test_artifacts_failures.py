@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from ingest.gateway.artifact_config import ArtifactConfig
+from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 from support import s3
 from support.artifact_gateway import ArtifactGateway, eventually
 

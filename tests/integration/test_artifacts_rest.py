@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 import requests
 
-from ingest.gateway.artifact_config import ArtifactConfig
+from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 from support.artifact_gateway import ArtifactGateway
 from support.stock import StockServer, stock_server
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from ingest.gateway.artifact_config import ArtifactConfig
+from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 from support.artifact_gateway import ArtifactGateway
 from support.stock import StockServer
 

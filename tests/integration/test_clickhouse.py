@@ -16,13 +16,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ingest.writer.blocks import native_block
 from runstream.clickhouse import connect, create_database
-from runstream.migrate import migrate, status
-from schemas import migrations
-from schemas.database import Database, DatabaseError
-from schemas.errors import ConfigError
-from schemas.migrations import METRICS_COLUMNS, MIGRATIONS_TABLE, Flavour
+from runstream.clickhouse.migrate import migrate, status
+from runstream.ingest.writer.blocks import native_block
+from runstream.schemas import migrations
+from runstream.schemas.errors import ConfigError
+from runstream.schemas.migrations import METRICS_COLUMNS, MIGRATIONS_TABLE, Flavour
+from runstream.schemas.ports.database import Database, DatabaseError
 from support.chdb_http import ChdbServer, Fault, chdb_server
 from support.points import columns
 
@@ -309,7 +309,7 @@ def test_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
 
 def run_connect(path: Path) -> subprocess.CompletedProcess[str]:
     code = (
-        "import sys\nfrom runstream.clickhouse import connect\nfrom schemas.errors import ConfigError\n"
+        "import sys\nfrom runstream.clickhouse import connect\nfrom runstream.schemas.errors import ConfigError\n"
         "try:\n    connect('chdb://' + sys.argv[1]).close()\nexcept ConfigError as error:\n    sys.exit(str(error))"
     )
     return subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)

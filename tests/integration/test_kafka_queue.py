@@ -11,9 +11,14 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from contracts.queue_backends import KafkaBackend, drain
 
-from ingest.queue.kafka import KafkaConsumerQueue, KafkaProducerQueue, KafkaSettings, ensure_topics
-from ingest.queue.kafka.offsets import KafkaOffsets
-from schemas.errors import ConfigError, QueueFullError, QueueUnavailableError
+from runstream.ingest.queue.kafka import (
+    KafkaConsumerQueue,
+    KafkaProducerQueue,
+    KafkaSettings,
+    ensure_topics,
+)
+from runstream.ingest.queue.kafka.offsets import KafkaOffsets
+from runstream.schemas.errors import ConfigError, QueueFullError, QueueUnavailableError
 from support.kafka import free_ports, shared_cluster, shared_servers
 
 Open = Callable[..., KafkaBackend]

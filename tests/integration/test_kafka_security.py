@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from contracts.queue_backends import KafkaBackend, drain
 
-from ingest.queue.kafka import KafkaProducerQueue, KafkaSettings
-from schemas.errors import ConfigError
+from runstream.ingest.queue.kafka import KafkaProducerQueue, KafkaSettings
+from runstream.schemas.errors import ConfigError
 from support.kafka import KafkaCluster
 
 _PASSWORD = "wonderland"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runstream.clickhouse.part_guard import PartGuard
-from schemas.database import Database, DatabaseError
+from runstream.schemas.ports.database import Database, DatabaseError
 from support.clickhouse_engine import shared_database
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 
-from query import long_series
+from runstream.query.points import long_series
 from support.clickhouse_engine import Point, insert_points, shared_database
 from support.query_server import Fresh, query_server
 
@@ -171,7 +171,7 @@ def test_a_long_series_is_thinned_in_clickhouse(
     values[40_000] = 99.0
     points = [(step - 500, 5_000 + step, value) for step, value in enumerate(values.tolist())]
     insert_points(shared_database(), run, "k", points)
-    monkeypatch.setattr("query.long_series.LONG_POINTS", 10_000)
+    monkeypatch.setattr("runstream.query.points.long_series.LONG_POINTS", 10_000)
     found = rows_of(service.table("query", runs=[run], keys=["k"], max_points=200, method=method))
     exact = {(run, "k", s, t, repr(v)) for s, t, v in points}
     assert set(found) <= exact
@@ -187,14 +187,14 @@ def test_a_long_series_is_thinned_in_clickhouse(
 
 
 def test_a_curve_that_was_kept_is_never_stale(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("query.long_series.LONG_POINTS", 1_000)
+    monkeypatch.setattr("runstream.query.points.long_series.LONG_POINTS", 1_000)
     run = uuid.uuid4().hex
     insert_points(shared_database(), run, "k", [(step, step, math.sin(step / 50)) for step in range(20_000)])
     question: dict[str, Any] = {"runs": [run], "keys": ["k"], "max_points": 100}
     first = rows_of(service.table("query", **question))
     scans = []
     real = long_series.downsample_long
-    monkeypatch.setattr("query.curves.downsample_long", lambda *a: scans.append(1) or real(*a))
+    monkeypatch.setattr("runstream.query.api.curves.downsample_long", lambda *a: scans.append(1) or real(*a))
     assert rows_of(service.table("query", **question)) == first
     insert_points(shared_database(), uuid.uuid4().hex, "k", [(0, 0, 1.0)])
     assert rows_of(service.table("query", **question)) == first

@@ -22,7 +22,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 import runstream
-from query.client import Connection, default
+from runstream.query.client import Connection, default
 from support.clickhouse_engine import insert_points, shared_database
 from support.query_server import Fresh, query_server, serving
 from support.stock import stock_server
@@ -225,7 +225,7 @@ def test_plots(connection: Connection, server: Server, tmp_path: Path) -> None:
 def test_the_command(server: Server, tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from runstream.metrics_command import metrics
+    from runstream.commands.metrics import metrics
 
     def call(*arguments: str) -> str:
         done = CliRunner().invoke(metrics, [*arguments, "--uri", server.url], catch_exceptions=False)

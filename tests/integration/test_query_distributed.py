@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from query.distributed import DistributedTable
-from query.live import Hub
-from query.polled_feed import PolledFeed
-from query.workers import Workers
-from schemas.database import DatabaseError
+from runstream.query.http.workers import Workers
+from runstream.query.live.hub import Hub
+from runstream.query.live.polled_feed import PolledFeed
+from runstream.query.points.distributed import DistributedTable
+from runstream.schemas.ports.database import DatabaseError
 from support.clickhouse_engine import insert_points, shared_database
 from support.query_server import Fresh
 
@@ -21,8 +21,8 @@ from support.query_server import Fresh
 async def test_new_points_are_found_without_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     # The embedded engine knows no clusters: the table only says that it is a Distributed one.
     behind = DistributedTable("main", "runstream", "metrics_local")
-    monkeypatch.setattr("query.polled_feed.distributed_table", lambda _: behind)
-    monkeypatch.setattr("query.polled_feed.active_parts", lambda _: [])
+    monkeypatch.setattr("runstream.query.live.polled_feed.distributed_table", lambda _: behind)
+    monkeypatch.setattr("runstream.query.live.polled_feed.active_parts", lambda _: [])
     database, run, now = shared_database(), uuid.uuid4().hex, int(time.time() * 1000)
     hub, workers = Hub(), Workers(threads=1, max_waiting=8, timeout_s=30)
     insert_points(database, run, "k", [(-1, now, 1.0)])
@@ -54,7 +54,7 @@ async def test_new_points_are_found_without_parts(monkeypatch: pytest.MonkeyPatc
 async def test_whoever_listens_misses_nothing(distributed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run is listened to for the first time, while others are: its first point after ``watched`` arrives."""
     behind = DistributedTable("main", "runstream", "metrics_local") if distributed else None
-    monkeypatch.setattr("query.polled_feed.distributed_table", lambda _: behind)
+    monkeypatch.setattr("runstream.query.live.polled_feed.distributed_table", lambda _: behind)
     database, now = shared_database(), int(time.time() * 1000)
     hub, workers = Hub(looked_for=True), Workers(threads=1, max_waiting=8, timeout_s=30)
     feeding = asyncio.create_task(PolledFeed(database, workers, Fresh(), hub, interval_s=0.01).run())
@@ -79,7 +79,7 @@ async def test_whoever_listens_misses_nothing(distributed: bool, monkeypatch: py
 
 async def test_a_look_that_fails_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
     database, run, now = shared_database(), uuid.uuid4().hex, int(time.time() * 1000)
-    monkeypatch.setattr("query.polled_feed.distributed_table", lambda _: None)
+    monkeypatch.setattr("runstream.query.live.polled_feed.distributed_table", lambda _: None)
     hub, workers = Hub(looked_for=True), Workers(threads=1, max_waiting=8, timeout_s=30)
     listener = hub.listen([run])
     assert listener is not None

@@ -10,7 +10,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from query.openapi import document
+from runstream.query.openapi import document
 from support.query_server import query_server
 
 # The streams of live points never end, by GET or POST; what they say of wrong requests is in test_query_client.

@@ -17,7 +17,7 @@ from aiohttp import web
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from query.mlflow_plugin import build_store
+from runstream.query.plugin.entry import build_store
 from support.clickhouse_engine import insert_points, shared_database
 from support.query_server import TOKEN, query_server, serving
 
@@ -196,7 +196,7 @@ def test_pressure_is_waited_out(stores: Stores) -> None:
 
 
 def test_a_gateway_that_stays_away_is_temporary(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    from query.mlflow_remote import Remote
+    from runstream.query.plugin.remote import Remote
 
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -210,7 +210,7 @@ def test_a_gateway_that_stays_away_is_temporary(stores: Stores, monkeypatch: pyt
 
 
 def test_the_token_is_needed(stores: Stores) -> None:
-    from query.mlflow_remote import Remote
+    from runstream.query.plugin.remote import Remote
 
     remote = Remote(gateway_url=stores.query_url, query_url=stores.query_url, token="wrong")
     with pytest.raises(MlflowException) as raised:

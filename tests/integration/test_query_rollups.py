@@ -10,18 +10,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ingest.writer.blocks import native_block
-from query import long_series
-from query.downsample import Method
-from query.long_series import downsample_long
-from query.newest import NewestCache, newest_points
-from query.parts import active_parts
-from query.rollup_builder import RollupBuilder
-from query.rollups import find_rollup, forget_rollups, make_rollups, rolled_up
-from query.selection import Range, Selection
-from query.series import Series
-from schemas.migrations import METRICS_COLUMNS
-from schemas.record import PointColumns
+from runstream.ingest.writer.blocks import native_block
+from runstream.query.points import long_series
+from runstream.query.points.downsample import Method
+from runstream.query.points.long_series import downsample_long
+from runstream.query.points.newest import NewestCache, newest_points
+from runstream.query.points.parts import active_parts
+from runstream.query.points.rollup_builder import RollupBuilder
+from runstream.query.points.rollups import find_rollup, forget_rollups, make_rollups, rolled_up
+from runstream.query.points.selection import Range, Selection
+from runstream.query.points.series import Series
+from runstream.schemas.migrations import METRICS_COLUMNS
+from runstream.schemas.record import PointColumns
 from support.clickhouse_engine import insert_points, shared_database
 
 POINTS = 100_000
@@ -30,9 +30,9 @@ KEY = "k"
 
 @pytest.fixture(autouse=True)
 def everything_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("query.rollups._LONG_GRANULES", 2)
-    monkeypatch.setattr("query.rollups._STRETCH_POINTS", 16)
-    monkeypatch.setattr("query.long_series.LONG_POINTS", 10_000)
+    monkeypatch.setattr("runstream.query.points.rollups._LONG_GRANULES", 2)
+    monkeypatch.setattr("runstream.query.points.rollups._STRETCH_POINTS", 16)
+    monkeypatch.setattr("runstream.query.points.long_series.LONG_POINTS", 10_000)
 
 
 def insert(run: str, points: Series) -> None:
@@ -129,7 +129,7 @@ def test_rollups_are_never_stale(method: Method) -> None:
 
 
 def test_too_many_odd_points_are_not_rolled_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("query.rollups._MAX_ODD_POINTS", 100)
+    monkeypatch.setattr("runstream.query.points.rollups._MAX_ODD_POINTS", 100)
     run = uuid.uuid4().hex
     steps = np.arange(POINTS, dtype=np.int64)
     insert(run, Series(steps, steps, np.where(steps % 500, 1.0, np.nan)))

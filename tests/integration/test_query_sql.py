@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import requests
 
-from query.service import QueryConfig
-from query.sql_functions import ALLOWED
-from schemas.database import DatabaseError
+from runstream.query.service import QueryConfig
+from runstream.query.sql.functions import ALLOWED
+from runstream.schemas.ports.database import DatabaseError
 from support.clickhouse_engine import insert_points, shared_database
 from support.query_server import TOKEN, query_server
 

@@ -18,22 +18,13 @@ from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from integration.verdict_cases import READS, ROUTES, WRITES
-from integration.verdict_made_up import READ, writes
-from integration.verdict_requests import (
-    API,
-    JSON,
-    Case,
-    Request,
-    batch,
-    dump,
-    one,
-    point,
-)
-from integration.verdict_sides import Side, parser_stops_half_way
 
 from support.raw_http import Answer
 from support.stock import stock_server
+from support.verdicts.cases import READS, ROUTES, WRITES
+from support.verdicts.made_up import READ, writes
+from support.verdicts.requests import API, JSON, Case, Request, batch, dump, one, point
+from support.verdicts.sides import Side, parser_stops_half_way
 
 T = TypeVar("T")
 EXAMPLES = int(os.environ.get("RUNSTREAM_VERDICT_EXAMPLES", "0"))

@@ -18,17 +18,17 @@ from typing import Any
 
 import pytest
 
-from ingest.queue.local import LocalLogConsumer, LocalLogProducer, read_dead_letters
-from ingest.queue.protocol import Consumer
-from ingest.writer import retry as retry_module
-from ingest.writer.config import WriterConfig
-from ingest.writer.latest import LatestValues, open_latest
-from ingest.writer.newest import LatestRows
-from ingest.writer.pipeline import Writer
 from runstream.clickhouse import connect, create_database
-from runstream.migrate import migrate
-from schemas.database import Database, DatabaseError
-from schemas.migrations import Flavour
+from runstream.clickhouse.migrate import migrate
+from runstream.ingest.queue.local import LocalLogConsumer, LocalLogProducer, read_dead_letters
+from runstream.ingest.queue.protocol import Consumer
+from runstream.ingest.writer import retry as retry_module
+from runstream.ingest.writer.config import WriterConfig
+from runstream.ingest.writer.latest import LatestValues, open_latest
+from runstream.ingest.writer.newest import LatestRows
+from runstream.ingest.writer.pipeline import Writer
+from runstream.schemas.migrations import Flavour
+from runstream.schemas.ports.database import Database, DatabaseError
 from support.chdb_http import ChdbServer, Fault, chdb_server
 from support.memory_queue import MemoryConsumer, MemoryQueue
 from support.points import Row, record
@@ -336,7 +336,7 @@ async def test_record_that_clickhouse_refuses(place: Place) -> None:
 
 
 async def test_metadata_database_that_is_locked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.writer.latest._BUSY_TIMEOUT_MS", 20)
+    monkeypatch.setattr("runstream.ingest.writer.latest._BUSY_TIMEOUT_MS", 20)
     place.log()
     other = sqlite3.connect(place.metadata, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -649,14 +649,14 @@ async def test_stop_keeps_its_deadline_and_the_next_writer_goes_on(place: Place)
 
 STOPPING = """
 import asyncio, sys
-from ingest.queue.protocol import Message
-from ingest.writer.latest import LatestValues, open_latest
-from ingest.writer.newest import LatestRows
-from ingest.writer.config import WriterConfig
-from ingest.writer.pipeline import Writer
+from runstream.ingest.queue.protocol import Message
+from runstream.ingest.writer.latest import LatestValues, open_latest
+from runstream.ingest.writer.newest import LatestRows
+from runstream.ingest.writer.config import WriterConfig
+from runstream.ingest.writer.pipeline import Writer
 from runstream.clickhouse import connect
 from runstream.roles.storage import writing
-from runstream.webserver import stop_on_signals
+from runstream.process.http import stop_on_signals
 from support.memory_queue import MemoryConsumer, MemoryQueue
 
 async def main(url, metadata, payload):

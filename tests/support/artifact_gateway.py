@@ -22,12 +22,12 @@ import aiohttp
 import psutil
 from aiohttp import web
 
-from ingest.gateway.artifact_app import add_artifact_routes
-from ingest.gateway.artifact_auth import ArtifactVerdicts
-from ingest.gateway.artifact_config import ArtifactConfig
-from ingest.gateway.artifact_telemetry import ArtifactTelemetry
-from ingest.gateway.hosts import HostRules
-from ingest.gateway.upstream import Upstream, UpstreamUnavailableError
+from runstream.ingest.gateway.artifacts.access import ArtifactVerdicts
+from runstream.ingest.gateway.artifacts.config import ArtifactConfig
+from runstream.ingest.gateway.artifacts.mount import add_artifact_routes
+from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
+from runstream.ingest.gateway.http.hosts import HostRules
+from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 40.0

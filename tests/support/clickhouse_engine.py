@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Iterable
 
 from runstream.clickhouse import connect
-from runstream.migrate import migrate
-from schemas.database import Database
-from schemas.migrations import Flavour
+from runstream.clickhouse.migrate import migrate
+from runstream.schemas.migrations import Flavour
+from runstream.schemas.ports.database import Database
 
 Point = tuple[int, int, float]  # step, timestamp, value
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ingest.queue.protocol import Message, RevokeHandler
-from schemas.errors import QueueUnavailableError
+from runstream.ingest.queue.protocol import Message, RevokeHandler
+from runstream.schemas.errors import QueueUnavailableError
 
 
 @dataclass
@@ -51,7 +51,7 @@ class MemoryQueue:
 
 
 class MemoryConsumer:
-    """See ``ingest.queue.protocol.Consumer``."""
+    """See ``runstream.ingest.queue.protocol.Consumer``."""
 
     def __init__(self, queue: MemoryQueue, assigned: set[int] | None = None) -> None:
         self.queue = queue

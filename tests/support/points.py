@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from hypothesis import strategies as st
 
-from schemas.record import PointColumns, RecordBuilder
+from runstream.schemas.record import PointColumns, RecordBuilder
 
 Row = tuple[str, str, int, int, float]  # run, key, step, timestamp, value
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from aiohttp import web
 
-from query.service import QueryConfig, create_app
+from runstream.query.service import QueryConfig, create_app
 from support.clickhouse_engine import shared_database
 
 TOKEN = "token of the tests"

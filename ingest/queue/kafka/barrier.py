@@ -9,10 +9,10 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ingest.queue.kafka.offsets import KafkaOffsets
-from ingest.queue.kafka.producer import KafkaProducerQueue
-from ingest.queue.kafka.settings import KafkaSettings
-from schemas.errors import ConfigError, QueueFullError, QueueUnavailableError
+from runstream.ingest.queue.kafka.offsets import KafkaOffsets
+from runstream.ingest.queue.kafka.producer import KafkaProducerQueue
+from runstream.ingest.queue.kafka.settings import KafkaSettings
+from runstream.schemas.errors import ConfigError, QueueFullError, QueueUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ class KafkaBarrier:
             raise ConfigError(str(error)) from error
 
     async def wait(self, run_ids: Sequence[str] | None, timeout_s: float, *, newest: bool = True) -> bool:
-        """See ``query.consistency.Barrier``. Committed offsets, which is all that is seen from here, stand for the
-        newest values too, so that ``newest`` makes no difference."""
+        """See ``runstream.schemas.ports.barrier.Barrier``. Committed offsets, which is all that is seen from
+        here, stand for the newest values too, so that ``newest`` makes no difference."""
         try:
             async with asyncio.timeout(timeout_s):
                 ends = await self._ends()

@@ -14,14 +14,14 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import CommitFailedError, CorruptRecordException, IllegalStateError, KafkaError
 from aiokafka.structs import TopicPartition
 
-from ingest.queue.kafka.damage import read_damage
-from ingest.queue.kafka.dead_letters import KafkaDeadLetters
-from ingest.queue.kafka.offsets import KafkaOffsets
-from ingest.queue.kafka.quiet import quieten
-from ingest.queue.kafka.records import to_message
-from ingest.queue.kafka.settings import KafkaSettings
-from ingest.queue.protocol import Message, RevokeHandler
-from schemas.errors import ConfigError, QueueUnavailableError
+from runstream.ingest.queue.kafka.damage import read_damage
+from runstream.ingest.queue.kafka.dead_letters import KafkaDeadLetters
+from runstream.ingest.queue.kafka.offsets import KafkaOffsets
+from runstream.ingest.queue.kafka.quiet import quieten
+from runstream.ingest.queue.kafka.records import to_message
+from runstream.ingest.queue.kafka.settings import KafkaSettings
+from runstream.ingest.queue.protocol import Message, RevokeHandler
+from runstream.schemas.errors import ConfigError, QueueUnavailableError
 
 logger = logging.getLogger(__name__)
 

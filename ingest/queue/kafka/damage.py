@@ -11,10 +11,10 @@ from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import TopicPartition
 
-from ingest.queue.kafka.records import to_message
-from ingest.queue.kafka.settings import KafkaSettings
-from ingest.queue.protocol import Message
-from schemas.errors import QueueUnavailableError
+from runstream.ingest.queue.kafka.records import to_message
+from runstream.ingest.queue.kafka.settings import KafkaSettings
+from runstream.ingest.queue.protocol import Message
+from runstream.schemas.errors import QueueUnavailableError
 
 # A stored batch (RecordBatch v2) begins with its base offset (i64) and its length after these twelve bytes
 # (i32).

@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from ingest.queue.kafka.sender import Sender
-from ingest.queue.kafka.settings import KafkaSettings
-from ingest.queue.protocol import Message
-from schemas.errors import ConfigError, QueueUnavailableError
+from runstream.ingest.queue.kafka.sender import Sender
+from runstream.ingest.queue.kafka.settings import KafkaSettings
+from runstream.ingest.queue.protocol import Message
+from runstream.schemas.errors import ConfigError, QueueUnavailableError
 
 
 class KafkaDeadLetters:

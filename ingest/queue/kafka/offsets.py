@@ -19,8 +19,8 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
-from ingest.queue.kafka.settings import KafkaSettings
-from schemas.errors import QueueUnavailableError
+from runstream.ingest.queue.kafka.settings import KafkaSettings
+from runstream.schemas.errors import QueueUnavailableError
 
 logger = logging.getLogger(__name__)
 

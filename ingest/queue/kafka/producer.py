@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from ingest.queue.kafka.records import FLUSH_HEADER
-from ingest.queue.kafka.sender import Headers, Sender
-from ingest.queue.kafka.settings import KafkaSettings
-from ingest.queue.protocol import Depth
-from schemas.errors import QueueFullError, QueueUnavailableError
-from schemas.topics import partition_of
+from runstream.ingest.queue.kafka.records import FLUSH_HEADER
+from runstream.ingest.queue.kafka.sender import Headers, Sender
+from runstream.ingest.queue.kafka.settings import KafkaSettings
+from runstream.ingest.queue.protocol import Depth
+from runstream.schemas.errors import QueueFullError, QueueUnavailableError
+from runstream.schemas.topics import partition_of
 
 
 class KafkaProducerQueue:

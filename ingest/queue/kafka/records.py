@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ingest.queue.protocol import Message
+from runstream.ingest.queue.protocol import Message
 
 # A record with this header is empty and asks the writer to write what it holds at once.
 FLUSH_HEADER = "flush"

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 
-from ingest.queue.kafka.quiet import quieten
-from ingest.queue.kafka.settings import KafkaSettings
-from schemas.errors import ConfigError, QueueUnavailableError
+from runstream.ingest.queue.kafka.quiet import quieten
+from runstream.ingest.queue.kafka.settings import KafkaSettings
+from runstream.schemas.errors import ConfigError, QueueUnavailableError
 
 logger = logging.getLogger(__name__)
 

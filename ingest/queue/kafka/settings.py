@@ -9,8 +9,8 @@ from typing import Any
 from aiokafka.codec import has_lz4, has_snappy, has_zstd
 from aiokafka.helpers import create_ssl_context
 
-from schemas.errors import ConfigError
-from schemas.topics import DEAD_LETTER_TOPIC, METRICS_TOPIC, WRITER_GROUP
+from runstream.schemas.errors import ConfigError
+from runstream.schemas.topics import DEAD_LETTER_TOPIC, METRICS_TOPIC, WRITER_GROUP
 
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 COMPRESSIONS = ("none", "gzip", "snappy", "lz4", "zstd")

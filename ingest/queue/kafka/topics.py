@@ -10,8 +10,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from ingest.queue.kafka.settings import KafkaSettings
-from schemas.errors import ConfigError
+from runstream.ingest.queue.kafka.settings import KafkaSettings
+from runstream.schemas.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

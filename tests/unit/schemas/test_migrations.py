@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from schemas import migrations
-from schemas.errors import ConfigError
-from schemas.migrations import Flavour, Migration
+from runstream.schemas import migrations
+from runstream.schemas.errors import ConfigError
+from runstream.schemas.migrations import Flavour, Migration
 
 
 @pytest.fixture

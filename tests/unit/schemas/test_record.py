@@ -11,8 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import BadRecordError
-from schemas.record import CODEC_LZ4, CODEC_NONE, HEADER, RecordBuilder, decode, point_count
+from runstream.schemas.errors import BadRecordError
+from runstream.schemas.record import (
+    CODEC_LZ4,
+    CODEC_NONE,
+    HEADER,
+    RecordBuilder,
+    decode,
+    point_count,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 INT64 = st.integers(-(2**63), 2**63 - 1)

@@ -1,0 +1,1 @@
+"""What S3 has and other object stores have not."""

@@ -1,0 +1,1 @@
+"""MLflow's artifact proxy: routes, rights, limits, transfers."""

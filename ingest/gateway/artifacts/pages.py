@@ -1,0 +1,211 @@
+"""Artifacts by run, logged model or model version: the addresses that MLflow's web page uses.
+
+Where the artifacts of a run lie is known to the MLflow server, which is asked with the caller's own headers: its
+refusal is the answer. Whatever does not lie below the proxy's root is relayed to it whole.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode, urlsplit
+
+from aiohttp import web
+
+from runstream.ingest.artifacts import paths
+from runstream.ingest.artifacts.errors import NotAFileError
+from runstream.ingest.gateway.artifacts import responses
+from runstream.ingest.gateway.artifacts.routes import ArtifactRoutes, Relay, Subject
+from runstream.ingest.gateway.writes.admission import IDENTITY_HEADERS
+from runstream.schemas.errors import MlflowError
+
+_APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
+_INFOS = ("/api/3.0/mlflow/server-info", "/ajax-api/3.0/mlflow/server-info")
+_PROXY_ANCHOR = "/api/2.0/mlflow-artifacts/artifacts/"
+# mlflow.server.handlers.upload_artifact_handler
+_MAX_PAGE_UPLOAD = 10 << 20
+
+
+class Answered(Protocol):
+    """A whole answer of the MLflow server."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def body(self) -> bytes: ...
+
+    def response(self) -> web.Response:
+        """The same answer, for the caller."""
+        ...
+
+
+# GETs a path of the MLflow server with these headers.
+Ask = Callable[[str, Mapping[str, str]], Awaitable[Answered]]
+
+
+class _Elsewhere(Exception):
+    """The artifacts do not lie below the proxy's root."""
+
+
+class _Refused(Exception):
+    def __init__(self, answer: Answered) -> None:
+        super().__init__(f"refused with {answer.status}")
+        self.answer = answer
+
+
+class ArtifactPages:
+    """Handlers of one gateway process, on the store of ``routes``."""
+
+    def __init__(self, routes: ArtifactRoutes, *, ask: Ask, relay: Relay, max_list_entries: int) -> None:
+        self._routes = routes
+        self._ask = ask
+        self._relay = relay
+        self._max_list_entries = max_list_entries
+
+    def add_to(self, app: web.Application, prefix: str) -> None:
+        """Mount the routes, before any that takes every path."""
+        add = app.router.add_route
+        add("GET", f"{prefix}/get-artifact", self._guarded("download", self._of_run))
+        add("GET", f"{prefix}/model-versions/get-artifact", self._guarded("download", self._of_version))
+        add("POST", f"{prefix}/ajax-api/2.0/mlflow/upload-artifact", self._guarded("upload", self._upload))
+        model = f"{prefix}/ajax-api/2.0/mlflow/logged-models/{{model_id}}/artifacts/files"
+        add("GET", model, self._guarded("download", self._of_model))
+        for api in _APIS:
+            add("GET", f"{prefix}{api}/artifacts/list", self._guarded("list", self._list))
+        for info in _INFOS:
+            add("GET", f"{prefix}{info}", self._guarded("info", self._server_info, subject="server"))
+
+    def _guarded(
+        self,
+        route: str,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        subject: Subject = "page",
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def resolved(request: web.Request) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            except _Elsewhere:
+                return await self._relay(request)
+            except _Refused as refusal:
+                response = refusal.answer.response()
+                response.headers.update(responses.SECURITY_HEADERS)
+                return response
+
+        return self._routes.guarded(route, resolved, subject=subject, detail=False)
+
+    async def _of_run(self, request: web.Request) -> web.StreamResponse:
+        path = paths.canonical(_argument(request, "path"))
+        return await self._routes.download(request, paths.join(await self._run_root(request), path))
+
+    async def _of_version(self, request: web.Request) -> web.StreamResponse:
+        path = paths.canonical(_argument(request, "path"))
+        query = urlencode({"name": _argument(request, "name"), "version": _argument(request, "version")})
+        found = await self._get(request, f"/api/2.0/mlflow/model-versions/get-download-uri?{query}")
+        root = await self._model_root(request, str(found.get("artifact_uri")))
+        return await self._routes.download(request, paths.join(root, path))
+
+    async def _of_model(self, request: web.Request) -> web.StreamResponse:
+        path = paths.canonical(_argument(request, "artifact_file_path"))
+        root = _root(await self._model_uri(request, request.match_info["model_id"]))
+        return await self._routes.download(request, paths.join(root, path))
+
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        below = paths.canonical(request.query.get("path", ""))
+        uri = await self._run_uri(request)
+        entries = await self._routes.store.entries(
+            paths.join(_root(uri), below), max_entries=self._max_list_entries
+        )
+        return responses.of_json(responses.listing(entries, below=below, root_uri=uri))
+
+    async def _upload(self, request: web.Request) -> web.StreamResponse:
+        if not request.query.get("run_uuid"):
+            raise _Elsewhere  # what else may name the run depends on MLflow's version
+        if not request.query.get("path"):
+            raise MlflowError("Request must specify path.")
+        path = paths.destination(request.query["path"])
+        if (request.content_length or 0) > _MAX_PAGE_UPLOAD:
+            raise MlflowError("Artifact size is too large. Max size is 10MB.")
+        if not request.can_read_body:
+            raise MlflowError("Request must specify data.")
+        root = await self._run_root(request)
+        if not root:
+            raise NotAFileError("the run's artifacts have no directory of their own")
+        await self._routes.upload(request, posixpath.join(root, path), _MAX_PAGE_UPLOAD)
+        return web.Response(headers={"Content-Type": responses.JSON, **responses.SECURITY_HEADERS})
+
+    async def _server_info(self, request: web.Request) -> web.StreamResponse:
+        """What the MLflow server says of itself, with what this gateway's store can do."""
+        info = await self._get(request, _INFOS[0])
+        store = self._routes.store
+        info["multipart_uploads_enabled"] = store.takes_parts
+        info["multipart_downloads_enabled"] = store.signs_downloads
+        return responses.of_json(info)
+
+    async def _model_root(self, request: web.Request, uri: str) -> str:
+        """The root of a model version's artifacts, which may be given by its run or its logged model."""
+        if uri.startswith("runs:/"):
+            run_id, _, below = uri.removeprefix("runs:/").partition("/")
+            return paths.join(_root(await self._uri_of_run(request, run_id)), paths.canonical(below))
+        if uri.startswith("models:/m-") and "/" not in uri.removeprefix("models:/"):
+            return _root(await self._model_uri(request, uri.removeprefix("models:/")))
+        return _root(uri)
+
+    async def _model_uri(self, request: web.Request, model_id: str) -> str:
+        found = await self._get(request, f"/api/2.0/mlflow/logged-models/{quote(model_id, safe='')}")
+        try:
+            return str(found["model"]["info"]["artifact_uri"])
+        except (KeyError, TypeError):
+            raise _Elsewhere from None
+
+    async def _run_root(self, request: web.Request) -> str:
+        return _root(await self._run_uri(request))
+
+    async def _run_uri(self, request: web.Request) -> str:
+        run_id = request.query.get("run_id") or request.query.get("run_uuid")
+        if not run_id:
+            raise _Elsewhere
+        return await self._uri_of_run(request, run_id)
+
+    async def _uri_of_run(self, request: web.Request, run_id: str) -> str:
+        found = await self._get(request, f"/api/2.0/mlflow/runs/get?{urlencode({'run_id': run_id})}")
+        try:
+            return str(found["run"]["info"]["artifact_uri"])
+        except (KeyError, TypeError):
+            raise _Elsewhere from None
+
+    async def _get(self, request: web.Request, path: str) -> dict[str, Any]:
+        headers = {name: request.headers[name] for name in IDENTITY_HEADERS if name in request.headers}
+        answer = await self._ask(path, headers)
+        if answer.status != 200:
+            raise _Refused(answer)
+        try:
+            found = json.loads(answer.body)
+        except ValueError:
+            raise _Elsewhere from None
+        if not isinstance(found, dict):
+            raise _Elsewhere
+        return found
+
+
+def _argument(request: web.Request, name: str) -> str:
+    value = request.query.get(name)
+    if not value:
+        raise _Elsewhere  # MLflow's own words for what is missing
+    return value
+
+
+def _root(uri: object) -> str:
+    """The canonical path of an artifact root, below the proxy's.
+
+    As ``mlflow.server.handlers._is_servable_proxied_run_artifact_root``: a server that serves artifacts takes every
+    address of an artifact proxy for its own.
+    """
+    parts = urlsplit(str(uri))
+    if parts.scheme == "mlflow-artifacts":
+        return paths.canonical(parts.path.lstrip("/"))
+    if parts.scheme in ("http", "https") and _PROXY_ANCHOR in parts.path:
+        return paths.canonical(parts.path.partition(_PROXY_ANCHOR)[2])
+    raise _Elsewhere

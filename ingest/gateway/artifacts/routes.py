@@ -1,0 +1,293 @@
+"""MLflow's artifact proxy, ``mlflow-artifacts``, served by the gateway itself.
+
+Uploads and downloads are streamed at the pace of the slower side. Requests that these routes do not understand
+better than MLflow's own server (other methods, pages of other origins, workspaces) are relayed to it: it has the
+same store as its artifacts destination.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import posixpath
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Literal
+
+from aiohttp import web
+
+from runstream.ingest.artifacts import paths
+from runstream.ingest.artifacts.errors import ArtifactTooLargeError, UnsupportedError
+from runstream.ingest.artifacts.protocol import ArtifactStore, StoreOptions, UploadedPart
+from runstream.ingest.artifacts.store import open_store
+from runstream.ingest.gateway.artifacts import responses
+from runstream.ingest.gateway.artifacts.budget import TransferBudget
+from runstream.ingest.gateway.artifacts.config import ArtifactConfig
+from runstream.ingest.gateway.artifacts.limits import FileCounts
+from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
+from runstream.ingest.gateway.artifacts.transfer import Body, Yield, send, too_large
+from runstream.ingest.gateway.http.hosts import HostRules
+from runstream.schemas.errors import MlflowError, RunstreamError
+
+_log = logging.getLogger(__name__)
+
+Relay = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# What a route is about: a directory that the query names, an artifact that the path names, an address of MLflow's web
+# page, or the server itself. It comes with the route: the end of a path is the caller's to choose.
+Subject = Literal["directory", "artifact", "page", "server"]
+# Asks whether the caller may do this; an answer other than None refuses.
+Authorize = Callable[[web.Request, Subject], Awaitable[web.StreamResponse | None]]
+
+_APIS = ("/api/2.0/mlflow-artifacts", "/ajax-api/2.0/mlflow-artifacts")
+_DOWNLOAD_BYTES = 4 << 20
+_MAX_PARTS = 10_000
+_MAX_JSON_BYTES = 4 << 20
+_NO_PARTS = "Multipart upload is not supported for the current artifact repository"
+_NO_SIGNING = "Multipart download is not supported for the current artifact repository"
+
+
+async def at_once(_: int) -> None:
+    """A ``Yield`` that never waits."""
+
+
+class ArtifactRoutes:
+    """Handlers of one gateway process. ``relay`` passes a request on to the MLflow server."""
+
+    def __init__(
+        self,
+        config: ArtifactConfig,
+        *,
+        relay: Relay,
+        hosts: HostRules,
+        telemetry: ArtifactTelemetry,
+        authorize: Authorize | None = None,
+        give_way: Yield = at_once,
+    ) -> None:
+        self._config = config
+        self._relay = relay
+        self._hosts = hosts
+        self._telemetry = telemetry
+        self._authorize = authorize
+        self._give_way = give_way
+        self._store: ArtifactStore | None = None
+        self._budget = TransferBudget(
+            config.transfer_memory_bytes, max_waiting=config.max_waiting, wait_s=config.wait_s
+        )
+        self._counts = FileCounts(config.max_files)
+
+    @property
+    def store(self) -> ArtifactStore:
+        """The open store; there is one between the application's start and its end."""
+        assert self._store is not None
+        return self._store
+
+    def add_to(self, app: web.Application, prefix: str) -> None:
+        """Mount the routes, before any that takes every path. The store opens when the application starts, which
+        fails with ``ConfigError`` if it cannot be used."""
+        app.cleanup_ctx.append(self._life)
+        # MLflow's server answers the first two routes also without its static prefix.
+        for base in {f"{one}{api}" for api in _APIS for one in ("", prefix)}:
+            add = app.router.add_route
+            add("GET", f"{base}/artifacts", self.guarded("list", self._list, subject="directory"))
+            add("GET", f"{base}/artifacts/{{path:.*}}", self.guarded("download", self._download))
+            add("HEAD", f"{base}/artifacts/{{path:.*}}", self.guarded("download", self._download))
+            add("PUT", f"{base}/artifacts/{{path:.*}}", self.guarded("upload", self._upload))
+            add("DELETE", f"{base}/artifacts/{{path:.+}}", self.guarded("delete", self._delete))
+            add("POST", f"{base}/mpu/create/{{path:.+}}", self.guarded("parts", self._create_parts))
+            add("POST", f"{base}/mpu/complete/{{path:.+}}", self.guarded("parts", self._complete_parts))
+            add("POST", f"{base}/mpu/abort/{{path:.+}}", self.guarded("parts", self._abort_parts))
+            add("GET", f"{base}/presigned/{{path:.+}}", self.guarded("presigned", self._presigned))
+
+    async def _life(self, _: web.Application) -> AsyncIterator[None]:
+        config = self._config
+        self._store = await open_store(
+            config.url,
+            StoreOptions(
+                stall_s=config.stall_s,
+                part_bytes=config.part_bytes,
+                parts_under_way=config.parts_under_way,
+                direct=config.direct,
+                public_endpoint=config.public_endpoint,
+            ),
+        )
+        yield
+        await self._store.close()
+
+    def guarded(
+        self, route: str, handler: Handler, *, subject: Subject = "artifact", detail: bool = True
+    ) -> Handler:
+        """A handler behind the rules that all artifact routes share. ``detail`` as in ``artifact_answers``."""
+
+        async def guard(request: web.Request) -> web.StreamResponse:
+            if not self._hosts.serves(request) or request.headers.get("X-MLFLOW-WORKSPACE"):
+                return await self._relay(request)
+            try:
+                if self._authorize is not None:
+                    refused = await self._authorize(request, subject)
+                    if refused is not None:
+                        return refused
+                response = await handler(request)
+            except RunstreamError as error:
+                response = responses.of_error(error, self._config.retry_after_s, detail=detail)
+            except (asyncio.CancelledError, web.HTTPException):
+                raise
+            except Exception:
+                _log.exception("an artifact request failed", extra={"route": route})
+                response = responses.of_json(
+                    {"error_code": "INTERNAL_ERROR", "message": "the artifact request failed"}, 500
+                )
+            self._telemetry.answered(route, response.status)
+            return response
+
+        return guard
+
+    async def download(self, request: web.Request, path: str) -> web.StreamResponse:
+        """Stream an object to the client."""
+        async with self._budget.hold(_DOWNLOAD_BYTES), self.store.open(path) as reader:
+            return await send(
+                request,
+                path,
+                reader,
+                stall_s=self._config.stall_s,
+                give_way=self._give_way,
+                telemetry=self._telemetry,
+            )
+
+    async def upload(self, request: web.Request, path: str, max_bytes: int | None) -> None:
+        """Stream the request's body to the store; returns when it is stored."""
+        size = request.content_length
+        if max_bytes is not None and size is not None and size > max_bytes:
+            raise too_large(max_bytes)
+        await self._counts.check(self.store, path)
+        body = Body(request, max_bytes=max_bytes, stall_s=self._config.stall_s, give_way=self._give_way)
+        async with self._budget.hold(self.store.upload_bytes(size)):
+            self._telemetry.began("up")
+            try:
+                await self.store.put(path, body, size=size)
+            finally:
+                self._telemetry.ended("up", body.received)
+        self._counts.added(path)
+
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        path = paths.canonical(request.query.get("path", ""))
+        entries = await self.store.entries(path, max_entries=self._config.max_list_entries)
+        return responses.of_json(responses.listing(entries))
+
+    async def _download(self, request: web.Request) -> web.StreamResponse:
+        return await self.download(request, paths.canonical(raw_path(request)))
+
+    async def _upload(self, request: web.Request) -> web.StreamResponse:
+        await self.upload(request, paths.destination(raw_path(request)), self._config.max_bytes)
+        return responses.empty()
+
+    async def _delete(self, request: web.Request) -> web.StreamResponse:
+        path = paths.canonical(raw_path(request))
+        await self.store.delete(path)
+        self._counts.forget(path)
+        return responses.of_json({})
+
+    async def _create_parts(self, request: web.Request) -> web.StreamResponse:
+        fields = await _fields(request, "path")
+        path = _part_path(request, fields)
+        count = _integer(fields.get("num_parts", fields.get("numParts", 1)), "num_parts")
+        if not self.store.takes_parts:
+            raise UnsupportedError(_NO_PARTS)
+        if not 1 <= count <= _MAX_PARTS:
+            raise MlflowError(f"num_parts must be between 1 and {_MAX_PARTS}, not {count}")
+        await self._counts.check(self.store, path)
+        upload_id, urls = await self.store.create_parts(path, count)
+        credentials = [{"url": url, "part_number": number} for number, url in enumerate(urls, 1)]
+        return responses.of_json({"upload_id": upload_id, "credentials": credentials})
+
+    async def _complete_parts(self, request: web.Request) -> web.StreamResponse:
+        fields = await _fields(request, "path", "parts")
+        path = _part_path(request, fields)
+        if not self.store.takes_parts:
+            raise UnsupportedError(_NO_PARTS)
+        await self.store.complete_parts(path, _upload_id(fields), _parts(fields["parts"]))
+        limit = self._config.max_bytes
+        if limit is not None and (await self.store.stat(path)).size > limit:
+            # Its size could not be known before: the client sent the parts past the gateway.
+            await self.store.delete(path)
+            raise too_large(limit)
+        self._counts.added(path)
+        return responses.of_json({})
+
+    async def _abort_parts(self, request: web.Request) -> web.StreamResponse:
+        fields = await _fields(request, "path")
+        path = _part_path(request, fields)
+        if not self.store.takes_parts:
+            raise UnsupportedError(_NO_PARTS)
+        await self.store.abort_parts(path, _upload_id(fields))
+        return responses.of_json({})
+
+    async def _presigned(self, request: web.Request) -> web.StreamResponse:
+        path = paths.canonical(raw_path(request))
+        if not self.store.signs_downloads:
+            raise UnsupportedError(_NO_SIGNING)
+        url, size = await self.store.sign_download(path, expires_s=self._config.sign_ttl_s)
+        return responses.of_json({"url": url, "headers": {}, "file_size": size})
+
+
+def raw_path(request: web.Request) -> str:
+    """The artifact's path as the client sent it, escaped: aiohttp's own decoding keeps some escapes, and all
+    decoding belongs in one place."""
+    below = request.rel_url.raw_path.partition("/mlflow-artifacts/")[2]
+    kind, _, path = below.partition("/")
+    return path.partition("/")[2] if kind == "mpu" else path
+
+
+async def _fields(request: web.Request, *required: str) -> dict[str, Any]:
+    """The JSON body, with MLflow's words for what is missing."""
+    if (request.content_length or 0) > _MAX_JSON_BYTES:
+        raise ArtifactTooLargeError("The request body is too large")
+    try:
+        fields = json.loads(await request.read() or b"{}")
+    except ValueError as error:
+        raise MlflowError("The request body is not JSON") from error
+    if not isinstance(fields, dict):
+        raise MlflowError("The request body is not a JSON object")
+    for name in required:
+        if fields.get(name) in (None, "", []):
+            raise MlflowError(
+                f"Missing value for required parameter '{name}'. "
+                "See the API docs for more information about request parameters."
+            )
+    return fields
+
+
+def _part_path(request: web.Request, fields: dict[str, Any]) -> str:
+    name = fields["path"]
+    if not isinstance(name, str):
+        raise MlflowError(f"Invalid value {name} for parameter 'path' supplied.")
+    # The client sends the path of its local file; MLflow's stores keep its last name.
+    return paths.destination(posixpath.join(raw_path(request), posixpath.basename(name)))
+
+
+def _upload_id(fields: dict[str, Any]) -> str:
+    value = fields.get("upload_id", fields.get("uploadId"))
+    if not isinstance(value, str) or not value:
+        raise MlflowError("Missing value for required parameter 'upload_id'.")
+    return value
+
+
+def _parts(items: Any) -> list[UploadedPart]:
+    if not isinstance(items, list) or len(items) > _MAX_PARTS:
+        raise MlflowError("Invalid value for parameter 'parts' supplied.")
+    parts = []
+    for item in items:
+        if not isinstance(item, dict):
+            raise MlflowError("Invalid value for parameter 'parts' supplied.")
+        number = _integer(item.get("part_number", item.get("partNumber")), "part_number")
+        parts.append(UploadedPart(number, str(item.get("etag", "")), str(item.get("url", ""))))
+    return parts
+
+
+def _integer(value: Any, name: str) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise MlflowError(f"Invalid value for parameter '{name}' supplied: it must be an integer.") from error

@@ -1,0 +1,113 @@
+"""Moves the bytes of one artifact between a client's connection and a store, at the pace of the slower one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from aiohttp import web
+
+from runstream.ingest.artifacts.errors import (
+    ArtifactTooLargeError,
+    BrokenUploadError,
+    StoreUnavailableError,
+)
+from runstream.ingest.artifacts.protocol import Reader
+from runstream.ingest.gateway.artifacts import responses
+from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
+
+# Awaited before each piece of work of a transfer: a place to let more urgent work go first.
+Yield = Callable[[int], Awaitable[None]]
+
+_WRITE_BYTES = 256 << 10
+
+
+class Body:
+    """The body of an upload, as an iterator of blocks.
+
+    Raises ``BrokenUploadError`` when the client goes, stalls or sends another length than it announced, and
+    ``ArtifactTooLargeError`` past ``max_bytes``.
+    """
+
+    def __init__(
+        self, request: web.Request, *, max_bytes: int | None, stall_s: float, give_way: Yield
+    ) -> None:
+        self._request = request
+        self._max_bytes = max_bytes
+        self._stall_s = stall_s
+        self._give_way = give_way
+        self.received = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        content = self._request.content
+        announced = self._request.content_length
+        while True:
+            try:
+                async with asyncio.timeout(self._stall_s):
+                    block = await content.readany()
+            except TimeoutError as error:
+                raise BrokenUploadError("the upload stalled; nothing was stored") from error
+            except Exception as error:
+                raise BrokenUploadError("the upload ended early; nothing was stored") from error
+            if not block:
+                break
+            self.received += len(block)
+            if self._max_bytes is not None and self.received > self._max_bytes:
+                raise too_large(self._max_bytes)
+            yield block
+            await self._give_way(len(block))
+        if announced is not None and self.received != announced:
+            raise BrokenUploadError("the upload has another length than it announced; nothing was stored")
+
+
+def too_large(max_bytes: int) -> ArtifactTooLargeError:
+    """The refusal of one artifact for its size."""
+    return ArtifactTooLargeError(f"The artifact is larger than the server's limit of {max_bytes} bytes")
+
+
+async def send(
+    request: web.Request,
+    path: str,
+    reader: Reader,
+    *,
+    stall_s: float,
+    give_way: Yield,
+    telemetry: ArtifactTelemetry,
+) -> web.StreamResponse:
+    """Answer a download: whole, a range, or that the client has it already."""
+    info = reader.info
+    headers = responses.file_headers(path)
+    if info.etag is not None:
+        headers["ETag"] = info.etag
+    if responses.not_modified(request.headers, info.etag):
+        return web.Response(status=304, headers={name: headers[name] for name in ("ETag", "Cache-Control")})
+    span = responses.wanted_range(request.headers, info.size, info.etag)
+    start, end = span or (0, info.size)
+    response = web.StreamResponse(status=200 if span is None else 206, headers=headers)
+    response.last_modified = info.modified
+    if span is not None:
+        response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{info.size}"
+    response.content_length = end - start
+    await response.prepare(request)
+    if request.method == "HEAD":
+        return response
+    sent = 0
+    telemetry.began("down")
+    try:
+        async for block in reader.read(start, end):
+            view = memoryview(block)
+            for at in range(0, len(view), _WRITE_BYTES):
+                piece = view[at : at + _WRITE_BYTES]
+                await give_way(len(piece))
+                async with asyncio.timeout(stall_s):
+                    await response.write(piece)
+                sent += len(piece)
+        await response.write_eof()
+    except (StoreUnavailableError, TimeoutError, ConnectionError) as error:
+        # The answer has begun: all that is left is to break the connection, so that the client sees it is not whole.
+        if request.transport is not None:
+            request.transport.abort()
+        raise asyncio.CancelledError from error
+    finally:
+        telemetry.ended("down", sent)
+    return response

@@ -1,0 +1,1 @@
+"""What every route of the gateway shares: connections, hosts, answers, the servers behind."""

@@ -1,0 +1,1 @@
+"""Reads: what is waited for, and what is passed on to whom."""

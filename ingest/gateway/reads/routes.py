@@ -1,0 +1,215 @@
+"""Reads, and everything else: what the gateway passes on, and what it waits for first.
+
+Metric histories go to the query service. Reads of a run's newest values stay with the MLflow server, after the
+writer has applied what was acknowledged before (read your writes). The rest goes to the MLflow server as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+
+import orjson
+from aiohttp import web
+
+from runstream.ingest.gateway.http import answers
+from runstream.ingest.gateway.http.hosts import HostRules
+from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
+from runstream.ingest.gateway.telemetry import GatewayTelemetry
+from runstream.ingest.gateway.writes.epochs import Epochs
+from runstream.schemas.errors import MlflowError
+
+Relay = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+STALE_HEADER = "X-Runstream-Stale"
+_APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
+_HISTORIES = ("get-history", "get-history-bulk-interval")
+_BARRIER = "/api/1.0/runstream/internal/barrier"
+_BARRIER_RETRY_S = 0.1
+# The query service bounds its reads and answers in time by itself; this is for one that hangs.
+_READ_BEGINS_WITHIN_S = 90.0
+_BARRIER_GRACE_S = 0.5
+
+# Changes of one run, and changes that can touch many runs or rights.
+_RUN_CHANGES = ("runs/delete", "runs/restore")
+_WIDE_CHANGES = ("experiments/delete", "experiments/restore")
+_WIDE_MARKS = ("/users/", "/permissions", "/roles", "/scorers/permissions", "/workspaces")
+
+
+class ReadRoutes:
+    """Handlers for reads and for the rest, of one gateway process.
+
+    ``query`` and ``own`` are the query service, over connections of their own: listeners to live points and long
+    downloads keep theirs, and must not stand in the way of MLflow's reads.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracking: Upstream,
+        query: Upstream,
+        own: Upstream,
+        epochs: Epochs,
+        hosts: HostRules,
+        telemetry: GatewayTelemetry,
+        internal_token: str,
+        barrier_timeout_s: float,
+        retry_after_s: int,
+        mlflow_judges_reads: bool,
+    ) -> None:
+        self._tracking = tracking
+        self._query = query
+        self._own = own
+        self._epochs = epochs
+        self._hosts = hosts
+        self._telemetry = telemetry
+        self._token_header = {"X-Runstream-Token": internal_token, "Content-Type": "application/json"}
+        self._barrier_timeout_ms = int(barrier_timeout_s * 1000)
+        self._retry_after_s = retry_after_s
+        self._mlflow_judges_reads = mlflow_judges_reads
+
+    def add_to(self, app: web.Application, prefix: str) -> None:
+        """Mount the routes, Runstream's own also without ``prefix``; the last one takes whatever no other has."""
+        add = app.router.add_route
+        for api in _APIS:
+            for history in _HISTORIES:
+                add("GET", f"{prefix}{api}/metrics/{history}", self.history)
+            add("GET", f"{prefix}{api}/runs/get", self.fresh_run)
+            add("POST", f"{prefix}{api}/runs/search", self.fresh)
+            for change in _RUN_CHANGES:
+                add("POST", f"{prefix}{api}/{change}", self.run_change)
+            for change in _WIDE_CHANGES:
+                add("POST", f"{prefix}{api}/{change}", self.wide_change)
+        add("GET", f"{prefix}/ajax-api/2.0/mlflow/metrics/get-history-bulk", self.history)
+        add("POST", f"{prefix}/graphql", self.fresh)
+        for base in {"", prefix}:
+            own = functools.partial(self.own, mounted_at=base)
+            for route in ("metrics", "runs", "live", "sql", "openapi.json", "page"):
+                add("*", f"{base}/api/1.0/runstream/{route}", own)
+                add("*", f"{base}/api/1.0/runstream/{route}/{{tail:.*}}", own)
+            add("*", f"{base}/runstream", own)
+            add("*", f"{base}/runstream/{{tail:.*}}", own)
+        add("*", "/{tail:.*}", self.rest)
+
+    async def history(self, request: web.Request) -> web.StreamResponse:
+        """A metric history, from the query service."""
+        if self._mlflow_judges_reads or not self._hosts.serves(request):
+            return await self.relay(request)
+        return await self._ask_query(self._query, request)
+
+    async def own(self, request: web.Request, *, mounted_at: str = "") -> web.StreamResponse:
+        """A route of the query service, for callers that MLflow's host and origin rules let in. ``mounted_at`` is
+        what stands before its path here."""
+        if self._mlflow_judges_reads:
+            refusal = MlflowError(
+                "Runstream's own API does not know MLflow's permissions and is off with basic-auth",
+                "PERMISSION_DENIED",
+                403,
+            )
+            return answers.refusal(refusal, self._retry_after_s)
+        if not self._hosts.allows(request.headers.get("Host", "")) or _is_foreign(request):
+            return answers.refusal(
+                MlflowError("Cross-origin request blocked", "PERMISSION_DENIED", 403), self._retry_after_s
+            )
+        return await self._ask_query(self._own, request, mounted_at)
+
+    async def _ask_query(
+        self, query: Upstream, request: web.Request, mounted_at: str = ""
+    ) -> web.StreamResponse:
+        self._telemetry.request("history")
+        try:
+            return await query.relay(request, begin_timeout_s=_READ_BEGINS_WITHIN_S, mounted_at=mounted_at)
+        except UpstreamUnavailableError as error:
+            self._telemetry.refused("query_away")
+            return answers.refusal(error, self._retry_after_s)
+
+    async def fresh_run(self, request: web.Request) -> web.StreamResponse:
+        """``runs/get``: wait for what was appended for this run."""
+        run_id = request.query.get("run_id") or request.query.get("run_uuid")
+        return await self._after_barrier(request, [run_id] if run_id else None)
+
+    async def fresh(self, request: web.Request) -> web.StreamResponse:
+        """A read that can show any run: wait for everything appended."""
+        return await self._after_barrier(request, None)
+
+    async def _after_barrier(self, request: web.Request, run_ids: list[str] | None) -> web.StreamResponse:
+        if await self.barrier(run_ids):
+            return await self.relay(request)
+        self._telemetry.stale_read()
+        return await self.relay(request, {STALE_HEADER: "true"})
+
+    async def barrier(self, run_ids: list[str] | None) -> bool:
+        """Wait, within the bound, until the writer has applied what was appended before now.
+
+        The bound holds for a writer that is being started again as well.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._barrier_timeout_ms / 1000
+        while True:
+            left_ms = max(0, int((deadline - clock()) * 1000))
+            body = orjson.dumps({"run_ids": run_ids, "timeout_ms": left_ms})
+            try:
+                # It answers in time by itself; one that hangs does not.
+                async with asyncio.timeout_at(deadline + _BARRIER_GRACE_S):
+                    answer = await self._query.post(_BARRIER, body, self._token_header)
+            except TimeoutError:
+                return False
+            except UpstreamUnavailableError:
+                if clock() + _BARRIER_RETRY_S >= deadline:
+                    return False
+                await asyncio.sleep(_BARRIER_RETRY_S)
+                continue
+            return answer.status == 200 and bool(orjson.loads(answer.body).get("fresh"))
+
+    async def run_change(self, request: web.Request) -> web.StreamResponse:
+        """A run's lifecycle changes: verdicts about it are void, before and after."""
+        body = await request.read()
+        try:
+            fields = orjson.loads(body)
+            run_id = fields.get("run_id") or fields.get("runId")
+        except (ValueError, AttributeError):
+            run_id = None
+        return await self._relay_change(request, run_id if isinstance(run_id, str) else None, body)
+
+    async def wide_change(self, request: web.Request) -> web.StreamResponse:
+        """Many runs' lifecycle, or rights, change."""
+        return await self._relay_change(request, None)
+
+    async def _relay_change(
+        self, request: web.Request, run_id: str | None, body: bytes | None = None
+    ) -> web.StreamResponse:
+        # Before the answer leaves: whoever has seen it must find the verdict gone.
+        return await self.relay(request, body=body, before_answer=lambda: self._epochs.bump(run_id))
+
+    async def rest(self, request: web.Request) -> web.StreamResponse:
+        """Everything that is MLflow's."""
+        if request.method not in ("GET", "HEAD", "OPTIONS") and any(
+            mark in request.path for mark in _WIDE_MARKS
+        ):
+            return await self.wide_change(request)
+        return await self.relay(request)
+
+    async def relay(
+        self,
+        request: web.Request,
+        extra_headers: dict[str, str] | None = None,
+        *,
+        body: bytes | None = None,
+        before_answer: Callable[[], None] | None = None,
+    ) -> web.StreamResponse:
+        """Pass a request on to the MLflow server."""
+        self._telemetry.request("proxy")
+        try:
+            return await self._tracking.relay(
+                request, extra_headers=extra_headers, body=body, before_answer=before_answer
+            )
+        except UpstreamUnavailableError as error:
+            self._telemetry.refused("tracking_away")
+            return answers.refusal(error, self._retry_after_s)
+
+
+def _is_foreign(request: web.Request) -> bool:
+    """Whether a page of another origin sent this; pages served from here name our own host as their origin."""
+    origin = request.headers.get("Origin")
+    return origin is not None and origin.split("://", 1)[-1] != request.headers.get("Host")

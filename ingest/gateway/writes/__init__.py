@@ -1,0 +1,1 @@
+"""Points on their way in: parsed, judged, admitted, appended."""

@@ -1,0 +1,160 @@
+"""Whether a caller may write to a run, asked of the MLflow server and remembered for a while.
+
+The question is an empty ``log-batch`` with the caller's own headers: MLflow answers 404, 400, 401 or 403 exactly as
+it would for a full one, and writes nothing. Only a yes is remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from runstream.ingest.gateway.http.upstream import Answer, Upstream, UpstreamUnavailableError
+from runstream.ingest.gateway.writes.epochs import Epochs
+
+# What MLflow's server may base its verdict on: credentials, session, workspace.
+IDENTITY_HEADERS = ("Authorization", "Cookie", "X-MLFLOW-WORKSPACE")
+
+Identity = tuple[tuple[str, str], ...]
+# How long a caller with an older yes waits for a new one.
+_PATIENCE_S = 1.0
+LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
+
+
+class RefusedError(Exception):
+    """MLflow's server said no (or could not say): ``answer`` goes to the caller as it is."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"refused with {answer.status}")
+        self.answer = answer
+
+
+@dataclass(slots=True)
+class _Verdict:
+    epoch: tuple[int, int]
+    fresh_until: float
+    usable_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    task: asyncio.Task[None]
+    began: float
+
+
+class Admission:
+    """Verdicts by run and caller, with one question under way per pair.
+
+    ``ttl_s`` bounds how long a change that did not pass through this machine's gateways can stay unseen.
+    While the MLflow server is away, a verdict is used for up to ``stale_s`` instead: training goes on.
+    """
+
+    def __init__(
+        self,
+        tracking: Upstream,
+        epochs: Epochs,
+        *,
+        ttl_s: float,
+        stale_s: float,
+        max_entries: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tracking = tracking
+        self._epochs = epochs
+        self._ttl_s = ttl_s
+        self._stale_s = stale_s
+        self._max_entries = max_entries
+        self._clock = clock
+        self._verdicts: OrderedDict[tuple[str, Identity], _Verdict] = OrderedDict()
+        self._asking: dict[tuple[str, Identity], _Question] = {}
+
+    def known(self, run_id: str, identity: Identity) -> bool:
+        """Whether a fresh yes is remembered; never blocks."""
+        verdict = self._verdicts.get((run_id, identity))
+        return (
+            verdict is not None
+            and verdict.fresh_until > self._clock()
+            and verdict.epoch == self._epochs.of(run_id)
+        )
+
+    async def check(self, run_id: str, identity: Identity) -> None:
+        """Return if the caller may write to the run; raise ``RefusedError`` with MLflow's answer if not, and
+        ``UpstreamUnavailableError`` if nobody can say."""
+        key = (run_id, identity)
+        while not self.known(run_id, identity):
+            question = self._asking.get(key)
+            mine = question is None or question.task.done()
+            if question is None or question.task.done():
+                question = self._asking[key] = _Question(self._begin(key), self._clock())
+            if self._usable(key):
+                # A server that hangs must not slow down a training that it has allowed before.
+                left_s = question.began + _PATIENCE_S - self._clock()
+                if left_s > 0:
+                    await asyncio.wait({question.task}, timeout=left_s)
+                if not question.task.done() and self._usable(key):
+                    return
+            await asyncio.shield(question.task)
+            if mine:
+                return
+            # Another caller's question may have been put before a change that this one has already seen.
+
+    def _usable(self, key: tuple[str, Identity]) -> bool:
+        """Whether there is an older yes, for while the server cannot be asked."""
+        verdict = self._verdicts.get(key)
+        return (
+            verdict is not None
+            and verdict.usable_until > self._clock()
+            and verdict.epoch == self._epochs.of(key[0])
+        )
+
+    def _begin(self, key: tuple[str, Identity]) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._ask(key, self._epochs.of(key[0])))
+
+        def ended(_: asyncio.Task[None]) -> None:
+            question = self._asking.get(key)
+            if question is not None and question.task is task:
+                del self._asking[key]
+            if not task.cancelled():
+                task.exception()  # read here: there may be nobody left who waits for it
+
+        task.add_done_callback(ended)
+        return task
+
+    async def _ask(self, key: tuple[str, Identity], epoch: tuple[int, int]) -> None:
+        run_id, identity = key
+        try:
+            answer = await self._tracking.post(
+                LOG_BATCH,
+                orjson.dumps({"run_id": run_id}),
+                {"Content-Type": "application/json", **dict(identity)},
+            )
+            if answer.status >= 500:
+                # No verdict: the server is there, but what it needs (its database) is not.
+                raise UpstreamUnavailableError("the tracking server cannot answer")
+        except UpstreamUnavailableError:
+            if self._usable(key):
+                self._verdicts[key].fresh_until = self._clock() + 1.0
+                return
+            raise
+        if answer.status != 200:
+            self._verdicts.pop(key, None)
+            raise RefusedError(answer)
+        self.remember(run_id, identity, epoch)
+
+    def remember(self, run_id: str, identity: Identity, epoch: tuple[int, int]) -> None:
+        """Store a yes that MLflow gave while the run's counters were ``epoch``."""
+        now = self._clock()
+        key = (run_id, identity)
+        self._verdicts[key] = _Verdict(epoch, now + self._ttl_s, now + self._stale_s)
+        self._verdicts.move_to_end(key)
+        while len(self._verdicts) > self._max_entries:
+            self._verdicts.popitem(last=False)
+
+    def epoch(self, run_id: str) -> tuple[int, int]:
+        """The run's counters now, for a later ``remember``."""
+        return self._epochs.of(run_id)

@@ -1,0 +1,150 @@
+"""Group commit: many requests share one queue record.
+
+A batch opens with its first request. It is sealed (packed and appended) at once if no append of its partition is
+under way, so that a lone request never waits; otherwise it collects until that append ends, ``linger_ms`` have
+passed, or it is full. Every request of a batch is answered by the one append.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runstream.ingest.gateway.telemetry import AppendTelemetry
+from runstream.ingest.queue.protocol import Producer
+from runstream.schemas.errors import QueueFullError, QueueUnavailableError
+from runstream.schemas.record import RecordBuilder
+
+
+@dataclass(slots=True)
+class Points:
+    """Points of one run, as columns of equal length."""
+
+    run_id: str
+    keys: list[str]
+    steps: list[int]
+    timestamps: list[int]
+    values: list[float]
+
+
+class _Batch:
+    __slots__ = ("builder", "durable", "sealed")
+
+    def __init__(self, created_at_ms: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.builder = RecordBuilder(created_at_ms)
+        self.durable: asyncio.Future[None] = loop.create_future()
+        self.sealed = False
+
+
+class Batcher:
+    """Belongs to one event loop. Memory is bounded by ``max_pending_bytes`` over all partitions."""
+
+    def __init__(
+        self,
+        producer: Producer,
+        telemetry: AppendTelemetry,
+        *,
+        linger_ms: float,
+        max_record_bytes: int,
+        max_pending_bytes: int,
+        append_timeout_s: float,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._producer = producer
+        self._telemetry = telemetry
+        self._linger_s = linger_ms / 1000
+        self._max_record_bytes = max_record_bytes
+        self._max_pending_bytes = max_pending_bytes
+        self._append_timeout_s = append_timeout_s
+        self._clock_ms = clock_ms
+        self._open: dict[int, _Batch] = {}
+        self._appending: dict[int, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pending_bytes = 0
+
+    async def add(self, points: Points) -> None:
+        """Make the points durable; returns when they are.
+
+        Raises ``QueueFullError`` (bound reached) or ``QueueUnavailableError`` (not durable in time): nothing may
+        be acknowledged then, and the caller may send the same again.
+        """
+        # Shielded: one caller that goes away must not take the others' answer with it.
+        await asyncio.shield(self.add_nowait(points))
+
+    def add_nowait(self, points: Points) -> asyncio.Future[None]:
+        """Like ``add``, without waiting: the future is that of the whole record, so it must not be cancelled."""
+        if self._pending_bytes >= self._max_pending_bytes:
+            raise QueueFullError("the gateway holds as many unwritten points as it may")
+        partition = self._producer.route(points.run_id)
+        batch = self._open.get(partition)
+        if batch is None:
+            batch = _Batch(self._clock_ms(), asyncio.get_running_loop())
+            self._open[partition] = batch
+            self._pending_bytes += batch.builder.approximate_bytes
+            self._schedule(partition, batch)
+        before = batch.builder.approximate_bytes
+        batch.builder.add(points.run_id, points.keys, points.steps, points.timestamps, points.values)
+        self._pending_bytes += batch.builder.approximate_bytes - before
+        if batch.builder.approximate_bytes >= self._max_record_bytes:
+            self._seal(partition, batch)
+        return batch.durable
+
+    def _schedule(self, partition: int, batch: _Batch) -> None:
+        loop = asyncio.get_running_loop()
+        if self._appending.get(partition):
+            loop.call_later(self._linger_s, self._seal, partition, batch)
+        else:
+            # At the end of this turn of the loop: requests read in the same turn share the record.
+            loop.call_soon(self._seal, partition, batch)
+
+    def _seal(self, partition: int, batch: _Batch) -> None:
+        if batch.sealed:
+            return
+        batch.sealed = True
+        if self._open.get(partition) is batch:
+            del self._open[partition]
+        self._appending[partition] = self._appending.get(partition, 0) + 1
+        task = asyncio.get_running_loop().create_task(self._append(partition, batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _append(self, partition: int, batch: _Batch) -> None:
+        size = batch.builder.approximate_bytes
+        started = time.perf_counter()
+        error: Exception | None = None
+        try:
+            async with asyncio.timeout(self._append_timeout_s):
+                await self._producer.append(partition, batch.builder.build())
+        except TimeoutError:
+            error = QueueUnavailableError("the queue did not make the points durable in time")
+        except (QueueFullError, QueueUnavailableError) as refused:
+            error = refused
+        except Exception as unexpected:
+            error = QueueUnavailableError(f"append failed: {unexpected!r}")
+        finally:
+            self._appending[partition] -= 1
+            self._pending_bytes -= size
+        self._telemetry.appended(batch.builder.points, time.perf_counter() - started, error)
+        if not batch.durable.done():
+            if error is None:
+                batch.durable.set_result(None)
+            else:
+                batch.durable.set_exception(error)
+                batch.durable.exception()  # read here, so that no waiter left does not mean a warning
+        waiting = self._open.get(partition)
+        if waiting is not None and not self._appending[partition]:
+            self._seal(partition, waiting)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that were accepted and are not durable yet."""
+        return self._pending_bytes
+
+    async def drain(self) -> None:
+        """Seal what is open and wait until every append has ended."""
+        for partition, batch in list(self._open.items()):
+            self._seal(partition, batch)
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))

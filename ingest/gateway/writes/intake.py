@@ -1,0 +1,69 @@
+"""Takes points in: understands a metric write, has it judged, and makes it durable. Knows no HTTP framework."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from runstream.ingest.gateway.http.upstream import Upstream
+from runstream.ingest.gateway.writes.admission import Admission, Identity, RefusedError
+from runstream.ingest.gateway.writes.batching import Batcher, Points
+from runstream.ingest.gateway.writes.log_request import LogRequest
+from runstream.ingest.gateway.writes.parse import parse_log_batch, parse_log_metric
+
+PARSERS: Mapping[str, Callable[[bytes, str | None], LogRequest]] = {
+    "log-batch": parse_log_batch,
+    "log-metric": parse_log_metric,
+}
+
+
+class Intake:
+    """What both HTTP paths of a gateway process share.
+
+    A write is parsed (``MlflowError`` if it is wrong in itself), then accepted: at once by ``accept_nowait`` when
+    nobody has to be asked, else by ``accept``. Acceptance ends when the points are durable; it raises
+    ``RefusedError`` with the MLflow server's answer, ``MlflowError``, ``QueueFullError``,
+    ``QueueUnavailableError`` or ``UpstreamUnavailableError``.
+    """
+
+    def __init__(self, batcher: Batcher, admission: Admission, tracking: Upstream) -> None:
+        self._batcher = batcher
+        self._admission = admission
+        self._tracking = tracking
+
+    def accept_nowait(self, log: LogRequest, identity: Identity) -> asyncio.Future[None] | None:
+        """The future of the append, shared with other requests (never cancel it); ``None`` if somebody has to be
+        asked first."""
+        if log.forward is not None or log.deferred_error is not None or not log.keys:
+            return None
+        if not self._admission.known(log.run_id, identity):
+            return None
+        return self._batcher.add_nowait(_points(log))
+
+    async def accept(self, log: LogRequest, route: str, identity: Identity) -> None:
+        """Accept a write, whatever it takes."""
+        if log.forward is not None:
+            # MLflow's server owns params, tags and model metrics; its answer is the verdict as well.
+            epoch = self._admission.epoch(log.run_id)
+            answer = await self._tracking.post(
+                f"/api/2.0/mlflow/runs/{route}",
+                log.forward,
+                {"Content-Type": "application/json", **dict(identity)},
+            )
+            if answer.status != 200:
+                raise RefusedError(answer)
+            self._admission.remember(log.run_id, identity, epoch)
+        else:
+            await self._admission.check(log.run_id, identity)
+        if log.deferred_error is not None:
+            raise log.deferred_error
+        if log.keys:
+            await self._batcher.add(_points(log))
+
+    async def append(self, points: Points) -> None:
+        """Make points durable that the MLflow server's store has checked."""
+        await self._batcher.add(points)
+
+
+def _points(log: LogRequest) -> Points:
+    return Points(log.run_id, log.keys, log.steps, log.timestamps, log.values)

@@ -1,0 +1,1 @@
+"""Runstream's own reads: many series at once, curves, bands, summaries."""

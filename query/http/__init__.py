@@ -1,0 +1,1 @@
+"""What all routes of the query service share: threads, answers, formats, streams."""

@@ -1,0 +1,1 @@
+"""Points as they arrive, for listeners."""

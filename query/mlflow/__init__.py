@@ -1,0 +1,1 @@
+"""MLflow's metric histories."""

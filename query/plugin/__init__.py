@@ -1,0 +1,1 @@
+"""The tracking store inside MLflow's server."""

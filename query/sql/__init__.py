@@ -1,0 +1,1 @@
+"""Read-only SQL of users, fenced."""

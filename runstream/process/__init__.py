@@ -1,0 +1,1 @@
+"""What every process of a role has: a listener, logs, metrics, probes."""

@@ -1,0 +1,89 @@
+"""Opens the queue that the settings name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from runstream.ingest.queue.protocol import Consumer, Producer
+from runstream.schemas.errors import ConfigError
+from runstream.settings import QueueSettings
+
+if TYPE_CHECKING:
+    from runstream.ingest.queue.kafka import KafkaSettings
+
+_HOUR_MS = 3_600_000
+_SEGMENT_BYTES = 64 << 20
+
+
+def is_local(settings: QueueSettings) -> bool:
+    """Whether the queue is the local log, which only processes of one machine share."""
+    return settings.queue.startswith("local:")
+
+
+def local_path(url: str) -> str:
+    """The folder of ``local://PATH``; PATH may be relative."""
+    parts = urlsplit(url)
+    path = unquote(parts.netloc + parts.path)
+    if not path:
+        raise ConfigError("RUNSTREAM_QUEUE local:// needs a path")
+    return path
+
+
+def kafka_settings(settings: QueueSettings) -> KafkaSettings:
+    """What the Kafka queue needs. Raises ``ConfigError``."""
+    from runstream.ingest.queue.kafka import KafkaSettings
+
+    security = settings.kafka_security
+    password = settings.kafka_password
+    servers = settings.queue.removeprefix("kafka://").strip("/")
+    return KafkaSettings(
+        servers=tuple(server.strip() for server in servers.split(",")),
+        tls=security in ("SSL", "SASL_SSL"),
+        ca_file=str(settings.kafka_ca_file) if settings.kafka_ca_file else None,
+        cert_file=str(settings.kafka_cert_file) if settings.kafka_cert_file else None,
+        key_file=str(settings.kafka_key_file) if settings.kafka_key_file else None,
+        sasl_mechanism=settings.kafka_sasl_mechanism if security.startswith("SASL") else None,
+        username=settings.kafka_user,
+        password=password.get_secret_value() if password else None,
+        partitions=settings.kafka_partitions,
+        replication_factor=settings.kafka_replication,
+        min_insync_replicas=settings.kafka_min_insync,
+        retention_ms=settings.kafka_retention_hours * _HOUR_MS,
+        compression=settings.kafka_compression,
+        session_timeout_ms=settings.kafka_session_timeout_ms,
+        # A third of the session is Kafka's own advice; a second is often enough to notice a rebalance.
+        heartbeat_interval_ms=min(1_000, settings.kafka_session_timeout_ms // 3),
+        max_pending_bytes=min(settings.queue_max_bytes, 64 << 20),
+    )
+
+
+async def open_producer(settings: QueueSettings) -> Producer:
+    """A producer that has started. Raises ``ConfigError`` or ``QueueUnavailableError``."""
+    if is_local(settings):
+        from runstream.ingest.queue.local import LocalLogProducer
+
+        local = LocalLogProducer(
+            local_path(settings.queue),
+            max_bytes=settings.queue_max_bytes,
+            # Consumed records leave the disk by whole segments, so these have to be small beside the bound.
+            segment_bytes=min(_SEGMENT_BYTES, settings.queue_max_bytes // 8),
+        )
+        await local.start()
+        return local
+    from runstream.ingest.queue.kafka import KafkaProducerQueue
+
+    kafka = KafkaProducerQueue(kafka_settings(settings))
+    await kafka.start()
+    return kafka
+
+
+def make_consumer(settings: QueueSettings) -> Consumer:
+    """A consumer; the writer starts it."""
+    if is_local(settings):
+        from runstream.ingest.queue.local import LocalLogConsumer
+
+        return LocalLogConsumer(local_path(settings.queue))
+    from runstream.ingest.queue.kafka import KafkaConsumerQueue
+
+    return KafkaConsumerQueue(kafka_settings(settings))

@@ -1,0 +1,1 @@
+"""MLflow's dialect, once: limits, names, protobuf JSON, page tokens."""

@@ -1,0 +1,1 @@
+"""Interfaces of parts that several packages use and one place provides."""

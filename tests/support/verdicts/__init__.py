@@ -1,0 +1,1 @@
+"""The same requests, sent to Runstream and to stock MLflow."""
