@@ -21,6 +21,7 @@ from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.probes import HealthRoutes, Readiness
 from runstream.ingest.gateway.http.upstream import Upstream
 from runstream.ingest.gateway.reads.routes import ReadRoutes
+from runstream.ingest.gateway.server_mode import ModeWatch
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.admission import Admission
 from runstream.ingest.gateway.writes.batching import Batcher
@@ -87,6 +88,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         stale_s=config.verdict_stale_s,
         max_entries=config.verdict_entries,
     )
+    server = ModeWatch(tracking.get, basic_auth=config.basic_auth)
     intake = Intake(batcher, admission, tracking)
     reads = ReadRoutes(
         tracking=tracking,
@@ -98,7 +100,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         internal_token=config.internal_token,
         barrier_timeout_s=config.barrier_timeout_s,
         retry_after_s=config.retry_after_s,
-        mlflow_judges_reads=config.mlflow_judges_reads,
+        server=server,
     )
     writes = MetricRoutes(
         intake=intake,
@@ -114,7 +116,6 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         verdicts = ArtifactVerdicts(
             get=tracking.get,
             post=tracking.post,
-            relay=reads.relay,
             ttl_s=config.verdict_ttl_s,
             epoch=lambda: epochs.of(""),
         )
@@ -124,9 +125,10 @@ def create_gateway(parts: GatewayParts) -> Gateway:
             prefix=prefix,
             ask=tracking.get,
             relay=reads.relay,
+            server=server,
             hosts=hosts,
             telemetry=ArtifactTelemetry(),
-            authorize=verdicts if config.mlflow_judges_reads else None,
+            authorize=verdicts,
             give_way=pace,
         )
     HealthRoutes(Readiness(tracking, query), parts.expose).add_to(app, prefix)
@@ -135,8 +137,10 @@ def create_gateway(parts: GatewayParts) -> Gateway:
 
     async def life(_: web.Application) -> AsyncIterator[None]:
         gauges = asyncio.create_task(_keep_gauges(parts, batcher))
+        watching = asyncio.create_task(server.watch())
         yield
         gauges.cancel()
+        watching.cancel()
         try:
             async with asyncio.timeout(config.drain_timeout_s):
                 await batcher.drain()

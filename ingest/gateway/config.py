@@ -12,9 +12,9 @@ class GatewayConfig:
     """Addresses and bounds of one gateway process.
 
     ``tracking_url`` is the MLflow server, ``query_url`` the query service, both without a trailing slash.
-    ``internal_token`` is shared with both and never leaves the server's machines. With ``mlflow_judges_reads`` (its
-    basic-auth) histories and artifacts go through the MLflow server, which knows who may see what; ``artifacts=None``
-    leaves artifacts to it as well.
+    ``internal_token`` is shared with both and never leaves the server's machines. ``basic_auth`` says that
+    the MLflow server runs with ``--app-name basic-auth``; how else it tells callers apart is learnt from it.
+    ``artifacts=None`` leaves artifacts to it.
     """
 
     tracking_url: str
@@ -22,7 +22,7 @@ class GatewayConfig:
     internal_token: str
     allowed_hosts: str | None = None
     static_prefix: str = ""
-    mlflow_judges_reads: bool = False
+    basic_auth: bool = False
     artifacts: ArtifactConfig | None = None
     max_body_bytes: int = 16 << 20
     linger_ms: float = 1.0

@@ -42,7 +42,7 @@ def _config(settings: GatewaySettings) -> GatewayConfig:
         internal_token=wiring.token(settings),
         allowed_hosts=settings.allowed_hosts,
         static_prefix=settings.static_prefix,
-        mlflow_judges_reads=settings.basic_auth,
+        basic_auth=settings.basic_auth,
         artifacts=ArtifactConfig(
             url=settings.artifacts,
             max_bytes=settings.artifacts_max_bytes,

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from runstream.ingest.gateway.artifacts.mount import add_artifact_routes
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
+from runstream.ingest.gateway.server_mode import ModeWatch, ServerMode
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 40.0
@@ -115,9 +117,15 @@ def build_app(config: ArtifactConfig, tracking_url: str, users: bool) -> web.App
 
     upstream = Upstream("tracking", tracking_url, timeout_s=30)
 
-    async def relay(request: web.Request) -> web.StreamResponse:
+    server = ModeWatch(upstream.get, basic_auth=users)
+    if tracking_url == NOWHERE:
+        server.mode = ServerMode.OPEN
+
+    async def relay(
+        request: web.Request, *, content: AsyncIterator[bytes] | None = None
+    ) -> web.StreamResponse:
         try:
-            return await upstream.relay(request)
+            return await upstream.relay(request, content=content)
         except UpstreamUnavailableError:
             return web.Response(status=503)
 
@@ -127,11 +135,10 @@ def build_app(config: ArtifactConfig, tracking_url: str, users: bool) -> web.App
         prefix="",
         ask=upstream.get,
         relay=relay,
+        server=server,
         hosts=HostRules(None),
         telemetry=ArtifactTelemetry(),
-        authorize=ArtifactVerdicts(get=upstream.get, post=upstream.post, relay=relay, ttl_s=30)
-        if users
-        else None,
+        authorize=ArtifactVerdicts(get=upstream.get, post=upstream.post, ttl_s=30),
     )
     app.router.add_route("*", "/{tail:.*}", relay)
     app.cleanup_ctx.append(life)

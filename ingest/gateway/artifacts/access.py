@@ -2,7 +2,7 @@
 
 It is asked, with the caller's own headers, for something that needs the same right and moves nothing: a listing of
 the path for reading, an incomplete multipart request for writing. Only a yes is remembered, for a while. What cannot
-be asked this way (deleting, the web page's addresses) is relayed to it whole.
+be asked this way (deleting, the web page's addresses) does not come here: it is relayed to it whole.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from aiohttp import web
 
 from runstream.ingest.artifacts import paths
 from runstream.ingest.artifacts.errors import InvalidPathError
-from runstream.ingest.gateway.artifacts.routes import Relay, Subject, raw_path
-from runstream.ingest.gateway.writes.admission import IDENTITY_HEADERS
+from runstream.ingest.gateway.artifacts.routes import Subject, raw_path
+from runstream.ingest.gateway.caller import Caller
 
 _API = "/api/2.0/mlflow-artifacts"
 # Below one run, model or trace MLflow judges every path alike (mlflow.server.auth, 3.17).
@@ -36,22 +36,20 @@ class _Answer(Protocol):
 
 
 class ArtifactVerdicts:
-    """An ``Authorize``. ``get`` and ``post`` ask the MLflow server; ``relay`` passes a request on to it. What was
-    remembered is void when ``epoch`` changes."""
+    """An ``Authorize``. ``get`` and ``post`` ask the MLflow server. What was remembered is void when ``epoch``
+    changes."""
 
     def __init__(
         self,
         *,
         get: Callable[[str, Mapping[str, str]], Awaitable[_Answer]],
         post: Callable[[str, bytes, Mapping[str, str]], Awaitable[_Answer]],
-        relay: Relay,
         ttl_s: float,
         epoch: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._get = get
         self._post = post
-        self._relay = relay
         self._ttl_s = ttl_s
         self._epoch = epoch
         self._clock = clock
@@ -61,15 +59,13 @@ class ArtifactVerdicts:
         """``None`` if the caller may do this; else the answer."""
         if subject == "server":
             return None  # asks the MLflow server itself
-        if subject == "page" or request.method == "DELETE":
-            return await self._relay(request)
         try:
             named = request.query.get("path", "") if subject == "directory" else raw_path(request)
             path = paths.canonical(named)
         except InvalidPathError:
             return None  # refused for that, whoever asks
         writes = request.method in ("PUT", "POST")
-        identity = {name: request.headers[name] for name in IDENTITY_HEADERS if name in request.headers}
+        identity = dict(Caller.of(request).identity)
         owner = _OWNER.match(path)
         key = (self._epoch(), writes, owner[0] if owner else path, *identity.items())
         if self._until.get(key, 0.0) > self._clock():

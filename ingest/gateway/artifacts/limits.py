@@ -26,6 +26,11 @@ class FileCounts:
         self._clock = clock
         self._numbers: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
+    @property
+    def limits(self) -> bool:
+        """Whether there is a limit."""
+        return self._max_files is not None
+
     async def check(self, store: ArtifactStore, path: str) -> None:
         """Raises ``ArtifactTooLargeError`` if a new artifact at ``path`` would be one too many."""
         if self._max_files is None:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from aiohttp import web
 
 from runstream.ingest.artifacts import paths
-from runstream.ingest.artifacts.errors import NotAFileError
+from runstream.ingest.artifacts.errors import InvalidPathError, NotAFileError
+from runstream.ingest.gateway.artifact_relay import Answered, Ask
 from runstream.ingest.gateway.artifacts import responses
-from runstream.ingest.gateway.artifacts.routes import ArtifactRoutes, Relay, Subject
-from runstream.ingest.gateway.writes.admission import IDENTITY_HEADERS
+from runstream.ingest.gateway.artifacts.config import ArtifactConfig
+from runstream.ingest.gateway.artifacts.routes import ArtifactRoutes, PassOn, Subject
+from runstream.ingest.gateway.caller import Caller
 from runstream.schemas.errors import MlflowError
 
 _APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
@@ -26,24 +28,7 @@ _INFOS = ("/api/3.0/mlflow/server-info", "/ajax-api/3.0/mlflow/server-info")
 _PROXY_ANCHOR = "/api/2.0/mlflow-artifacts/artifacts/"
 # mlflow.server.handlers.upload_artifact_handler
 _MAX_PAGE_UPLOAD = 10 << 20
-
-
-class Answered(Protocol):
-    """A whole answer of the MLflow server."""
-
-    @property
-    def status(self) -> int: ...
-
-    @property
-    def body(self) -> bytes: ...
-
-    def response(self) -> web.Response:
-        """The same answer, for the caller."""
-        ...
-
-
-# GETs a path of the MLflow server with these headers.
-Ask = Callable[[str, Mapping[str, str]], Awaitable[Answered]]
+_NO_SIGNED_UPLOAD = "Presigned upload is not supported for the current artifact repository"
 
 
 class _Elsewhere(Exception):
@@ -59,42 +44,60 @@ class _Refused(Exception):
 class ArtifactPages:
     """Handlers of one gateway process, on the store of ``routes``."""
 
-    def __init__(self, routes: ArtifactRoutes, *, ask: Ask, relay: Relay, max_list_entries: int) -> None:
+    def __init__(self, routes: ArtifactRoutes, config: ArtifactConfig, *, ask: Ask) -> None:
         self._routes = routes
+        self._relayed = routes.relayed
         self._ask = ask
-        self._relay = relay
-        self._max_list_entries = max_list_entries
+        self._max_list_entries = config.max_list_entries
+        limit = config.max_bytes
+        self._max_upload_bytes = _MAX_PAGE_UPLOAD if limit is None else min(limit, _MAX_PAGE_UPLOAD)
 
     def add_to(self, app: web.Application, prefix: str) -> None:
         """Mount the routes, before any that takes every path."""
         add = app.router.add_route
         add("GET", f"{prefix}/get-artifact", self._guarded("download", self._of_run))
         add("GET", f"{prefix}/model-versions/get-artifact", self._guarded("download", self._of_version))
-        add("POST", f"{prefix}/ajax-api/2.0/mlflow/upload-artifact", self._guarded("upload", self._upload))
+        upload = self._guarded("upload", self._upload, pass_on=self._pass_upload)
+        add("POST", f"{prefix}/ajax-api/2.0/mlflow/upload-artifact", upload)
         model = f"{prefix}/ajax-api/2.0/mlflow/logged-models/{{model_id}}/artifacts/files"
         add("GET", model, self._guarded("download", self._of_model))
         for api in _APIS:
             add("GET", f"{prefix}{api}/artifacts/list", self._guarded("list", self._list))
+            signed = f"{prefix}{api}/artifacts/presigned-upload-url"
+            add("POST", signed, self._guarded("parts", self._sign_upload, pass_on=self._sign_upload))
         for info in _INFOS:
-            add("GET", f"{prefix}{info}", self._guarded("info", self._server_info, subject="server"))
+            add(
+                "GET",
+                f"{prefix}{info}",
+                self._guarded("info", self._server_info, pass_on=self._their_info, subject="server"),
+            )
 
     def _guarded(
         self,
         route: str,
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        *,
+        pass_on: PassOn | None = None,
         subject: Subject = "page",
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def resolved(request: web.Request) -> web.StreamResponse:
             try:
                 return await handler(request)
             except _Elsewhere:
-                return await self._relay(request)
+                return await (pass_on or self._relayed.plain)(request)
             except _Refused as refusal:
                 response = refusal.answer.response()
                 response.headers.update(responses.SECURITY_HEADERS)
                 return response
 
-        return self._routes.guarded(route, resolved, subject=subject, detail=False)
+        return self._routes.guarded(
+            route,
+            resolved,
+            pass_on=pass_on,
+            subject=subject,
+            relayed_to_users=subject == "page",
+            detail=False,
+        )
 
     async def _of_run(self, request: web.Request) -> web.StreamResponse:
         path = paths.canonical(_argument(request, "path"))
@@ -133,8 +136,35 @@ class ArtifactPages:
         root = await self._run_root(request)
         if not root:
             raise NotAFileError("the run's artifacts have no directory of their own")
-        await self._routes.upload(request, posixpath.join(root, path), _MAX_PAGE_UPLOAD)
+        await self._routes.upload(request, posixpath.join(root, path), self._max_upload_bytes)
         return web.Response(headers={"Content-Type": responses.JSON, **responses.SECURITY_HEADERS})
+
+    async def _pass_upload(self, request: web.Request) -> web.StreamResponse:
+        path: str | None = None
+        if self._relayed.limits:
+            try:
+                path = posixpath.join(
+                    await self._run_root(request), paths.canonical(request.query.get("path", ""))
+                )
+            except (_Elsewhere, InvalidPathError):
+                pass  # not in this store, or for the MLflow server to refuse
+            except _Refused as refusal:
+                return refusal.answer.response()
+        return await self._relayed.upload(request, path, self._routes.store)
+
+    async def _sign_upload(self, request: web.Request) -> web.StreamResponse:
+        return await self._relayed.uncounted(request, _NO_SIGNED_UPLOAD)
+
+    async def _their_info(self, request: web.Request) -> web.StreamResponse:
+        """What the MLflow server says of itself, where it moves artifacts by itself."""
+        if not self._relayed.limits:
+            return await self._relayed.plain(request)
+        try:
+            info = await self._get(request, _INFOS[0])
+        except (_Elsewhere, _Refused):
+            return await self._relayed.plain(request)
+        info["multipart_uploads_enabled"] = False
+        return responses.of_json(info)
 
     async def _server_info(self, request: web.Request) -> web.StreamResponse:
         """What the MLflow server says of itself, with what this gateway's store can do."""
@@ -177,8 +207,7 @@ class ArtifactPages:
             raise _Elsewhere from None
 
     async def _get(self, request: web.Request, path: str) -> dict[str, Any]:
-        headers = {name: request.headers[name] for name in IDENTITY_HEADERS if name in request.headers}
-        answer = await self._ask(path, headers)
+        answer = await self._ask(path, dict(Caller.of(request).identity))
         if answer.status != 200:
             raise _Refused(answer)
         try:

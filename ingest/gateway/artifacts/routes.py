@@ -1,8 +1,9 @@
 """MLflow's artifact proxy, ``mlflow-artifacts``, served by the gateway itself.
 
 Uploads and downloads are streamed at the pace of the slower side. Requests that these routes do not understand
-better than MLflow's own server (other methods, pages of other origins, workspaces) are relayed to it: it has the
-same store as its artifacts destination.
+better than MLflow's own server (other methods, pages of other origins) are relayed to it, within this server's limits:
+it has the same store as its artifacts destination. So is everything where that server tells callers apart in a way
+of its own (workspaces, users): it is the server's mode that decides, not what a request carries.
 """
 
 from __future__ import annotations
@@ -17,27 +18,35 @@ from typing import Any, Literal
 from aiohttp import web
 
 from runstream.ingest.artifacts import paths
-from runstream.ingest.artifacts.errors import ArtifactTooLargeError, UnsupportedError
+from runstream.ingest.artifacts.errors import (
+    ArtifactTooLargeError,
+    InvalidPathError,
+    UnsupportedError,
+)
 from runstream.ingest.artifacts.protocol import ArtifactStore, StoreOptions, UploadedPart
 from runstream.ingest.artifacts.store import open_store
+from runstream.ingest.gateway.artifact_relay import Ask, LimitedRelay, Relay, scoped
 from runstream.ingest.gateway.artifacts import responses
 from runstream.ingest.gateway.artifacts.budget import TransferBudget
 from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 from runstream.ingest.gateway.artifacts.limits import FileCounts
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
 from runstream.ingest.gateway.artifacts.transfer import Body, Yield, send, too_large
+from runstream.ingest.gateway.caller import Caller
 from runstream.ingest.gateway.http.hosts import HostRules
+from runstream.ingest.gateway.server_mode import ModeWatch, ServerMode
 from runstream.schemas.errors import MlflowError, RunstreamError
 
 _log = logging.getLogger(__name__)
 
-Relay = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # What a route is about: a directory that the query names, an artifact that the path names, an address of MLflow's web
 # page, or the server itself. It comes with the route: the end of a path is the caller's to choose.
 Subject = Literal["directory", "artifact", "page", "server"]
 # Asks whether the caller may do this; an answer other than None refuses.
 Authorize = Callable[[web.Request, Subject], Awaitable[web.StreamResponse | None]]
+# Passes a request on to the MLflow server, within the limits.
+PassOn = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _APIS = ("/api/2.0/mlflow-artifacts", "/ajax-api/2.0/mlflow-artifacts")
 _DOWNLOAD_BYTES = 4 << 20
@@ -52,20 +61,23 @@ async def at_once(_: int) -> None:
 
 
 class ArtifactRoutes:
-    """Handlers of one gateway process. ``relay`` passes a request on to the MLflow server."""
+    """Handlers of one gateway process. ``relay`` passes a request on to the MLflow server, ``ask`` GETs a path of it,
+    and ``server`` knows how it decides about callers; ``authorize`` asks it for a verdict where it is basic-auth."""
 
     def __init__(
         self,
         config: ArtifactConfig,
         *,
         relay: Relay,
+        ask: Ask,
+        server: ModeWatch,
         hosts: HostRules,
         telemetry: ArtifactTelemetry,
-        authorize: Authorize | None = None,
+        authorize: Authorize,
         give_way: Yield = at_once,
     ) -> None:
         self._config = config
-        self._relay = relay
+        self._server = server
         self._hosts = hosts
         self._telemetry = telemetry
         self._authorize = authorize
@@ -75,6 +87,7 @@ class ArtifactRoutes:
             config.transfer_memory_bytes, max_waiting=config.max_waiting, wait_s=config.wait_s
         )
         self._counts = FileCounts(config.max_files)
+        self.relayed = LimitedRelay(relay, ask, max_bytes=config.max_bytes, counts=self._counts)
 
     @property
     def store(self) -> ArtifactStore:
@@ -92,10 +105,14 @@ class ArtifactRoutes:
             add("GET", f"{base}/artifacts", self.guarded("list", self._list, subject="directory"))
             add("GET", f"{base}/artifacts/{{path:.*}}", self.guarded("download", self._download))
             add("HEAD", f"{base}/artifacts/{{path:.*}}", self.guarded("download", self._download))
-            add("PUT", f"{base}/artifacts/{{path:.*}}", self.guarded("upload", self._upload))
-            add("DELETE", f"{base}/artifacts/{{path:.+}}", self.guarded("delete", self._delete))
-            add("POST", f"{base}/mpu/create/{{path:.+}}", self.guarded("parts", self._create_parts))
-            add("POST", f"{base}/mpu/complete/{{path:.+}}", self.guarded("parts", self._complete_parts))
+            put = self.guarded("upload", self._upload, pass_on=self._pass_upload)
+            delete = self.guarded("delete", self._delete, pass_on=self._pass_delete, relayed_to_users=True)
+            create = self.guarded("parts", self._create_parts, pass_on=self._pass_parts)
+            complete = self.guarded("parts", self._complete_parts, pass_on=self._pass_parts)
+            add("PUT", f"{base}/artifacts/{{path:.*}}", put)
+            add("DELETE", f"{base}/artifacts/{{path:.+}}", delete)
+            add("POST", f"{base}/mpu/create/{{path:.+}}", create)
+            add("POST", f"{base}/mpu/complete/{{path:.+}}", complete)
             add("POST", f"{base}/mpu/abort/{{path:.+}}", self.guarded("parts", self._abort_parts))
             add("GET", f"{base}/presigned/{{path:.+}}", self.guarded("presigned", self._presigned))
 
@@ -115,15 +132,33 @@ class ArtifactRoutes:
         await self._store.close()
 
     def guarded(
-        self, route: str, handler: Handler, *, subject: Subject = "artifact", detail: bool = True
+        self,
+        route: str,
+        handler: Handler,
+        *,
+        pass_on: PassOn | None = None,
+        subject: Subject = "artifact",
+        relayed_to_users: bool = False,
+        detail: bool = True,
     ) -> Handler:
-        """A handler behind the rules that all artifact routes share. ``detail`` as in ``artifact_answers``."""
+        """A handler behind the rules that all artifact routes share. ``detail`` as in ``artifact_answers``.
+
+        ``pass_on`` is how a request gets to the MLflow server where that has to answer it, and ``relayed_to_users``
+        says that basic-auth cannot be asked for this without doing it.
+        """
+        pass_on = pass_on or self.relayed.plain
 
         async def guard(request: web.Request) -> web.StreamResponse:
-            if not self._hosts.serves(request) or request.headers.get("X-MLFLOW-WORKSPACE"):
-                return await self._relay(request)
+            mode = await self._server.settled()
+            ours = (
+                self._hosts.serves(request)
+                and not Caller.of(request).workspace
+                and (mode is ServerMode.OPEN or (mode is ServerMode.BASIC_AUTH and not relayed_to_users))
+            )
             try:
-                if self._authorize is not None:
+                if not ours:
+                    return await pass_on(request)
+                if mode is ServerMode.BASIC_AUTH:
                     refused = await self._authorize(request, subject)
                     if refused is not None:
                         return refused
@@ -180,6 +215,23 @@ class ArtifactRoutes:
     async def _upload(self, request: web.Request) -> web.StreamResponse:
         await self.upload(request, paths.destination(raw_path(request)), self._config.max_bytes)
         return responses.empty()
+
+    async def _pass_upload(self, request: web.Request) -> web.StreamResponse:
+        return await self.relayed.upload(request, self._stored_at(request), self.store)
+
+    async def _pass_delete(self, request: web.Request) -> web.StreamResponse:
+        return await self.relayed.delete(request, self._stored_at(request))
+
+    async def _pass_parts(self, request: web.Request) -> web.StreamResponse:
+        return await self.relayed.uncounted(request, _NO_PARTS)
+
+    def _stored_at(self, request: web.Request) -> str | None:
+        """Where the MLflow server keeps what this path names; ``None`` if it will refuse the path."""
+        try:
+            path = paths.canonical(raw_path(request))
+        except InvalidPathError:
+            return None
+        return scoped(path, Caller.of(request), self._server.mode)
 
     async def _delete(self, request: web.Request) -> web.StreamResponse:
         path = paths.canonical(raw_path(request))

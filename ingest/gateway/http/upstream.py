@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -105,13 +105,15 @@ class Upstream:
         *,
         extra_headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        content: AsyncIterator[bytes] | None = None,
         before_answer: Callable[[], None] | None = None,
         begin_timeout_s: float | None = None,
         mounted_at: str = "",
     ) -> web.StreamResponse:
         """Pass a request on and stream the answer back; neither body is held in memory.
 
-        ``body`` is the request's body if it was read already. The answer has to begin within ``begin_timeout_s``.
+        ``body`` is the request's body if it was read already, ``content`` what stands between its stream and the
+        server; an error of it ends both. The answer has to begin within ``begin_timeout_s``.
         ``before_answer`` is called when the server has answered and the caller has seen nothing of it yet.
         ``mounted_at`` is what the request's path has before that which the server knows.
         Raises ``UpstreamUnavailableError`` if the server did not begin to answer.
@@ -119,8 +121,10 @@ class Upstream:
         headers = _forwarded(request)
         # Bytes of the target as the client sent them: decoding and encoding again could change their meaning.
         url = URL(self._base + request.raw_path.removeprefix(mounted_at), encoded=True)
-        data: bytes | aiohttp.StreamReader | None = body
-        if body is None and request.can_read_body:
+        data: bytes | aiohttp.StreamReader | AsyncIterator[bytes] | None = (
+            body if content is None else content
+        )
+        if data is None and request.can_read_body:
             data = request.content
         try:
             async with asyncio.timeout(begin_timeout_s):

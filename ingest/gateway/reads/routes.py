@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import orjson
 from aiohttp import web
 
+from runstream.ingest.gateway.caller import Caller
 from runstream.ingest.gateway.http import answers
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
+from runstream.ingest.gateway.server_mode import ModeWatch, ServerMode
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.schemas.errors import MlflowError
@@ -30,6 +32,7 @@ _BARRIER_RETRY_S = 0.1
 # The query service bounds its reads and answers in time by itself; this is for one that hangs.
 _READ_BEGINS_WITHIN_S = 90.0
 _BARRIER_GRACE_S = 0.5
+_OFF = "Runstream's own API cannot ask for MLflow's permissions yet and is off with users or workspaces"
 
 # Changes of one run, and changes that can touch many runs or rights.
 _RUN_CHANGES = ("runs/delete", "runs/restore")
@@ -56,7 +59,7 @@ class ReadRoutes:
         internal_token: str,
         barrier_timeout_s: float,
         retry_after_s: int,
-        mlflow_judges_reads: bool,
+        server: ModeWatch,
     ) -> None:
         self._tracking = tracking
         self._query = query
@@ -67,7 +70,7 @@ class ReadRoutes:
         self._token_header = {"X-Runstream-Token": internal_token, "Content-Type": "application/json"}
         self._barrier_timeout_ms = int(barrier_timeout_s * 1000)
         self._retry_after_s = retry_after_s
-        self._mlflow_judges_reads = mlflow_judges_reads
+        self._server = server
 
     def add_to(self, app: web.Application, prefix: str) -> None:
         """Mount the routes, Runstream's own also without ``prefix``; the last one takes whatever no other has."""
@@ -93,26 +96,31 @@ class ReadRoutes:
         add("*", "/{tail:.*}", self.rest)
 
     async def history(self, request: web.Request) -> web.StreamResponse:
-        """A metric history, from the query service."""
-        if self._mlflow_judges_reads or not self._hosts.serves(request):
+        """A metric history: from the query service where everybody may see everything, else through the MLflow
+        server, whose store asks the same service after it has judged."""
+        if not self._hosts.serves(request) or not await self._unjudged(request):
             return await self.relay(request)
         return await self._ask_query(self._query, request)
 
     async def own(self, request: web.Request, *, mounted_at: str = "") -> web.StreamResponse:
         """A route of the query service, for callers that MLflow's host and origin rules let in. ``mounted_at`` is
         what stands before its path here."""
-        if self._mlflow_judges_reads:
-            refusal = MlflowError(
-                "Runstream's own API does not know MLflow's permissions and is off with basic-auth",
-                "PERMISSION_DENIED",
-                403,
-            )
-            return answers.refusal(refusal, self._retry_after_s)
+        if not await self._unjudged(request):
+            if self._server.mode is ServerMode.UNKNOWN:
+                away = UpstreamUnavailableError("the MLflow server has not answered yet")
+                return answers.refusal(away, self._retry_after_s)
+            return answers.refusal(MlflowError(_OFF, "PERMISSION_DENIED", 403), self._retry_after_s)
         if not self._hosts.allows(request.headers.get("Host", "")) or _is_foreign(request):
             return answers.refusal(
                 MlflowError("Cross-origin request blocked", "PERMISSION_DENIED", 403), self._retry_after_s
             )
         return await self._ask_query(self._own, request, mounted_at)
+
+    async def _unjudged(self, request: web.Request) -> bool:
+        """Whether the MLflow server would show everything to this caller: it is the server's way that counts. A
+        caller that names a workspace is for it to judge (or to refuse, where it has none)."""
+        mode = await self._server.settled()
+        return mode is ServerMode.OPEN and not Caller.of(request).workspace
 
     async def _ask_query(
         self, query: Upstream, request: web.Request, mounted_at: str = ""
@@ -196,13 +204,18 @@ class ReadRoutes:
         extra_headers: dict[str, str] | None = None,
         *,
         body: bytes | None = None,
+        content: AsyncIterator[bytes] | None = None,
         before_answer: Callable[[], None] | None = None,
     ) -> web.StreamResponse:
-        """Pass a request on to the MLflow server."""
+        """Pass a request on to the MLflow server. ``body``, or ``content``, if its own is not to be read."""
         self._telemetry.request("proxy")
         try:
             return await self._tracking.relay(
-                request, extra_headers=extra_headers, body=body, before_answer=before_answer
+                request,
+                extra_headers=extra_headers,
+                body=body,
+                content=content,
+                before_answer=before_answer,
             )
         except UpstreamUnavailableError as error:
             self._telemetry.refused("tracking_away")
