@@ -17,7 +17,13 @@ MAY_IMPORT = {
     "runstream": {"runstream", "schemas", "ingest", "query"},
 }
 # Folders of ingest that know each other only through the queue's protocol.
-APART = (("ingest/gateway", "runstream.ingest.writer"), ("ingest/writer", "runstream.ingest.gateway"))
+APART = (
+    ("ingest/gateway", "runstream.ingest.writer"),
+    ("ingest/writer", "runstream.ingest.gateway"),
+    ("ingest/control", "runstream.ingest.gateway"),
+    ("ingest/control", "runstream.ingest.writer"),
+    ("ingest/writer", "runstream.ingest.control"),
+)
 DOORS = {
     "aiokafka": ("ingest/queue/kafka",),
     "obstore": ("ingest/artifacts/",),
@@ -29,7 +35,7 @@ DOORS = {
         "ingest/gateway/http/probes",
         "runstream/",
     ),
-    "msgspec": ("ingest/gateway/", "query/", "schemas/"),
+    "msgspec": ("ingest/gateway/", "ingest/control/", "query/", "schemas/"),
     "mlflow": ("query/", "runstream/roles/tracking"),
 }
 

@@ -1,0 +1,1 @@
+"""MLflow's metadata database, as the control plane reaches it: SQLite and PostgreSQL, by their own drivers."""

@@ -1,0 +1,56 @@
+"""Reads of MLflow's tables from the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from runstream.schemas.errors import ConfigError, RunstreamError
+
+Dialect = Literal["sqlite", "postgresql"]
+Row = tuple[Any, ...]
+
+
+class MetadataUnavailableError(RunstreamError):
+    """The metadata database does not answer, or not in time; trying again may help."""
+
+    retryable = True
+
+
+class ReadPool(Protocol):
+    """A bounded number of connections that only read. Belongs to one event loop.
+
+    Every call of ``rows`` sees one committed state of the database, everything that was durable before the call among
+    it. Statements have ``?`` for each parameter, on both databases, and no other question mark, percent sign or
+    value in their text: values are parameters. The SQL itself is the database's own; ``dialect`` says which.
+    """
+
+    @property
+    def dialect(self) -> Dialect:
+        """The database behind."""
+        ...
+
+    async def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """All rows of one statement, off the event loop.
+
+        On SQLite every row costs a hand-over of Python's lock, which a busy loop gives back late: where many small
+        rows are wanted, let SQLite make one of them (``json_group_array``). Raises ``MetadataUnavailableError``.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close every connection; reads under way end first."""
+        ...
+
+
+async def open_reads(uri: str, *, max_connections: int = 2, timeout_s: float = 20.0) -> ReadPool:
+    """A pool for MLflow's backend store URI; connects at the first read. ``timeout_s`` bounds a read with its wait
+    for a connection. Raises ``ConfigError`` for a database that is neither SQLite nor PostgreSQL."""
+    from runstream.ingest.control.database import postgres_reads, sqlite_reads
+
+    scheme = uri.split(":", 1)[0].split("+", 1)[0]
+    if scheme == "sqlite":
+        return sqlite_reads.SqliteReads(uri, max_connections=max_connections, timeout_s=timeout_s)
+    if scheme in ("postgresql", "postgres"):
+        return postgres_reads.PostgresReads(uri, max_connections=max_connections, timeout_s=timeout_s)
+    raise ConfigError(f"the control plane knows SQLite and PostgreSQL, not {scheme}")
