@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import time
@@ -40,11 +41,11 @@ def compare(
             times, values = read_table.ordinary_run(number, shape)
             _fill(connection, theirs[number], times, values[:, 0])
         _fill(connection, theirs[_RUNS], *long_values)
-        _fill(connection, theirs[_RUNS + 1], *(column[:_CLIENT_POINTS] for column in long_values))
+        _fill(connection, theirs[_RUNS + 1], long_values[0][:_CLIENT_POINTS], long_values[1][:_CLIENT_POINTS])
         connection.commit()
     say("  stock MLflow: tables filled")
     with Client(ours.host, ours.port) as client:
-        middle = _log(client, *(column[:_CLIENT_POINTS] for column in long_values))
+        middle = _log(client, long_values[0][:_CLIENT_POINTS], long_values[1][:_CLIENT_POINTS])
     rows = []
 
     def row(name: str, stock_ms: float, runstream_ms: float) -> None:
@@ -64,7 +65,7 @@ def compare(
         )
         pages = shape.long // _PAGE
         offsets = [0, pages // 2 * _PAGE, (pages - 1) * _PAGE]
-        sampled = [_median(lambda at=at: _page(a, theirs[_RUNS], at), 1) for at in offsets]
+        sampled = [_median(functools.partial(_page, a, theirs[_RUNS], at), 1) for at in offsets]
         row(
             f"{shape.long:,} points, get-history, {pages} pages (stock: from 3 of them)",
             float(np.mean(sampled)) * pages,

@@ -67,6 +67,8 @@ StaticPrefix = Annotated[str, AfterValidator(_prefix)]
 
 
 class QueueSettings(_Environment):
+    """Where records are queued, for every role that appends or consumes."""
+
     queue: str = Field("local://runstream-data/log", description="local://PATH or kafka://host:9092,…")
     queue_max_bytes: int = Field(8 * _GIB, ge=_MIB, description="unconsumed bytes after which writes get 503")
     kafka_partitions: int = Field(12, ge=1, description="partitions of the metrics topic")

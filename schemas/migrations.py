@@ -43,6 +43,7 @@ class Flavour:
 
     @property
     def kind(self) -> Literal["single", "cluster"]:
+        """Which of the two flavours this is."""
         return "single" if self.cluster is None else "cluster"
 
     @property
@@ -79,6 +80,7 @@ class Migration:
 
     @property
     def checksum(self) -> str:
+        """SHA-256 of the file, hexadecimal; released files keep theirs."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
     def statements(self, flavour: Flavour) -> list[str]:

@@ -56,7 +56,9 @@ class Reader(Protocol):
     """One object, open for reading: what was opened is what is read, also if the path is overwritten meanwhile."""
 
     @property
-    def info(self) -> ObjectInfo: ...
+    def info(self) -> ObjectInfo:
+        """What the store says of the object."""
+        ...
 
     def read(self, start: int, end: int) -> AsyncIterator[bytes | memoryview]:
         """Bytes ``start`` (included) to ``end`` (excluded), in blocks of at most about 1 MiB. Nothing is read ahead

@@ -66,7 +66,8 @@ def open_latest(uri: str) -> LatestValues:
 class Upsert(Protocol):
     """One database's way to do it, inside a transaction that the caller opens and commits."""
 
-    def run(self, connection: sa.Connection, rows: LatestRows) -> None: ...
+    def run(self, connection: sa.Connection, rows: LatestRows) -> None:
+        """Write these rows where they are newer. Blocks; raises SQLAlchemy's errors."""
 
 
 class _EngineLatestValues:
@@ -110,6 +111,7 @@ class SqliteUpsert:
         sa.event.listen(engine, "begin", self._begin)
 
     def run(self, connection: sa.Connection, rows: LatestRows) -> None:
+        """See ``Upsert.run``."""
         known = self._known_runs(connection, set(rows.runs))
         columns = zip(
             rows.keys, rows.values, rows.timestamps, rows.steps, rows.is_nan, rows.runs, strict=True
@@ -170,6 +172,7 @@ class PostgresUpsert:
     """
 
     def run(self, connection: sa.Connection, rows: LatestRows) -> None:
+        """See ``Upsert.run``."""
         connection.exec_driver_sql(
             self._SQL,
             {

@@ -29,6 +29,7 @@ class PortableUpsert:
     """
 
     def run(self, connection: sa.Connection, rows: LatestRows) -> None:
+        """See ``Upsert.run``."""
         runs = sorted(set(rows.runs))
         known: set[str] = set()
         for at in range(0, len(runs), _CHUNK):

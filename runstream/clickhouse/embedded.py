@@ -83,6 +83,7 @@ class EmbeddedDatabase:
         parameters: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
+        """See ``Database.execute``."""
         with self._client() as client:
             client.command(sql, parameters=_copy(parameters), settings=_copy(settings))
 
@@ -92,6 +93,7 @@ class EmbeddedDatabase:
         parameters: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> pa.Table:
+        """See ``Database.arrow``."""
         with self._client() as client:
             # As a clause: clickhouse-connect would run two SET statements per setting around the query.
             raw = client.raw_query(
@@ -106,6 +108,7 @@ class EmbeddedDatabase:
         parameters: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> Iterator[Iterator[pa.RecordBatch]]:
+        """See ``Database.arrow_stream``."""
         # clickhouse-connect materialises Arrow on chDB. chDB itself streams it: an Arrow stream per block.
         with self._streams, contextlib.ExitStack() as stack:
             try:
@@ -126,6 +129,7 @@ class EmbeddedDatabase:
     def insert_native(
         self, table: str, columns: Sequence[str], block: bytes, *, deduplication_token: str | None = None
     ) -> None:
+        """See ``Database.insert_native``."""
         settings: dict[str, Any] = {"max_insert_threads": 1}
         if deduplication_token is not None:
             settings["insert_deduplication_token"] = deduplication_token
@@ -139,6 +143,7 @@ class EmbeddedDatabase:
             )
 
     def ping(self) -> bool:
+        """See ``Database.ping``."""
         try:
             with self._client() as client:
                 return bool(client.ping())
@@ -146,6 +151,7 @@ class EmbeddedDatabase:
             return False
 
     def close(self) -> None:
+        """See ``Database.close``."""
         self._clients.close()
         if not self._lock_file.closed:
             self._engine.close()

@@ -69,6 +69,7 @@ class ServerDatabase:
         parameters: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
+        """See ``Database.execute``."""
         self._call(lambda client: client.command(sql, parameters=_copy(parameters), settings=_copy(settings)))
 
     def arrow(
@@ -77,6 +78,8 @@ class ServerDatabase:
         parameters: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> pa.Table:
+        """See ``Database.arrow``."""
+
         def run(client: Client) -> pa.Table:
             raw = client.raw_query(
                 sql, parameters=_copy(parameters), settings=_copy(settings), fmt="ArrowStream"
@@ -92,6 +95,7 @@ class ServerDatabase:
         parameters: Mapping[str, Any] | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> Iterator[Iterator[pa.RecordBatch]]:
+        """See ``Database.arrow_stream``."""
         response: Any = self._call(
             lambda client: client.raw_stream(
                 sql, parameters=_copy(parameters), settings=_copy(settings), fmt="ArrowStream"
@@ -103,6 +107,7 @@ class ServerDatabase:
     def insert_native(
         self, table: str, columns: Sequence[str], block: bytes, *, deduplication_token: str | None = None
     ) -> None:
+        """See ``Database.insert_native``."""
         settings: dict[str, Any] = dict(_INSERT_SETTINGS)
         if deduplication_token is not None:
             settings["insert_deduplication_token"] = deduplication_token
@@ -121,12 +126,14 @@ class ServerDatabase:
         )
 
     def ping(self) -> bool:
+        """See ``Database.ping``."""
         try:
             return bool(self._call(lambda client: client.raw_query("SELECT 1")))
         except DatabaseError:
             return False
 
     def close(self) -> None:
+        """See ``Database.close``."""
         with self._lock:
             self._closed = True
             clients, self._clients = list(self._clients.values()), {}

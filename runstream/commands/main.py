@@ -51,7 +51,7 @@ class _Commands(click.Group):
 )
 @click.version_option(package_name="runstream")
 def main() -> None:
-    """Runstream: an MLflow tracking server whose metric plane is a stream.
+    r"""Runstream: an MLflow tracking server whose metric plane is a stream.
 
     \b
     On one machine, everything included:

@@ -19,6 +19,7 @@ class JsonLines(logging.Formatter):
         self._role = role
 
     def format(self, record: logging.LogRecord) -> str:
+        """See ``logging.Formatter.format``."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         event: dict[str, object] = {
             "time": f"{stamp}.{int(record.msecs):03d}Z",

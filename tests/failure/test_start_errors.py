@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ NewRuns = Callable[[str, int], list[str]]
 
 
 def runstream(
-    *arguments: str, start: list[str] | None = None, **environment: str
+    *arguments: str, start: list[str] | None = None, **environment: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return subprocess.run(
@@ -136,7 +137,9 @@ def test_missing_extra(tmp_path: Path, module: str, extra: str) -> None:
     ],
 )
 def test_wrong_setting(tmp_path: Path, name: str, value: str) -> None:
-    ended = runstream("serve", "--port", "0", "--data-dir", str(tmp_path / "data"), **{name: value})
+    ended = runstream(
+        "serve", "--port", "0", "--data-dir", str(tmp_path / "data"), **dict[str, Any]({name: value})
+    )
     assert_one_line(ended, name)
 
 
@@ -154,8 +157,8 @@ def test_prefix_that_cannot_be(tmp_path: Path, prefix: str) -> None:
 
 @pytest.mark.parametrize("role", ["gateway", "writer", "query", "tracking"])
 def test_wrong_setting_of_a_role(role: str) -> None:
-    environment = {"RUNSTREAM_QUEUE": "carrier-pigeon://loft"} if role != "tracking" else {}
-    assert_one_line(runstream(role, **{"RUNSTREAM_PORT": "99999", **environment}), "RUNSTREAM_PORT")
+    environment: dict[str, Any] = {"RUNSTREAM_QUEUE": "carrier-pigeon://loft"} if role != "tracking" else {}
+    assert_one_line(runstream(role, RUNSTREAM_PORT="99999", **environment), "RUNSTREAM_PORT")
 
 
 def test_signals_drain_under_load(make_server: ServerFactory, new_runs: NewRuns) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from cryptography import x509
@@ -239,7 +240,7 @@ def test_killed_in_mid_insert_is_all_or_nothing(tmp_path: Path) -> None:
             rows = 60_000
             points = columns((f"r{round_number}", f"k{step % 7}", step, step, 0.5) for step in range(rows))
             block = native_block(points)
-            when = rng.choice(["during", "after"])
+            when: Literal["during", "after"] = rng.choice(["during", "after"])
             server.faults(Fault("die", match="INSERT INTO metrics", when=when))
             with pytest.raises(DatabaseError) as raised:
                 database.insert_native("metrics", METRICS_COLUMNS, block, deduplication_token="x")

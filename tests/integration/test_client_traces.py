@@ -21,7 +21,8 @@ def traced(client: MlflowClient, experiment_id: str) -> str:
     @mlflow.trace(name="answer", attributes={"kind": "test"})
     def answer(x: int) -> int:
         mlflow.update_current_trace(tags={"mark": "m"})
-        return double(x) + 1
+        doubled: int = double(x)
+        return doubled + 1
 
     assert answer(20) == 41
     mlflow.flush_trace_async_logging()

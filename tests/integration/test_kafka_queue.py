@@ -352,7 +352,8 @@ async def test_a_topic_gets_more_partitions_while_it_is_read(kafka: Open) -> Non
         found: list[bytes] = []
         while b"after" not in found:
             # The client would look by itself within a minute.
-            client = consumer._consumer._client  # type: ignore[attr-defined]
+            assert consumer._consumer is not None
+            client = consumer._consumer._client
             await client.force_metadata_update()
             with contextlib.suppress(QueueUnavailableError):
                 found += [m.payload for m in await consumer.poll(max_bytes=10_000, timeout_s=0.5)]

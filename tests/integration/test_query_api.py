@@ -192,9 +192,14 @@ def test_a_curve_that_was_kept_is_never_stale(service: Service, monkeypatch: pyt
     insert_points(shared_database(), run, "k", [(step, step, math.sin(step / 50)) for step in range(20_000)])
     question: dict[str, Any] = {"runs": [run], "keys": ["k"], "max_points": 100}
     first = rows_of(service.table("query", **question))
-    scans = []
+    scans: list[int] = []
     real = long_series.downsample_long
-    monkeypatch.setattr("runstream.query.api.curves.downsample_long", lambda *a: scans.append(1) or real(*a))
+
+    def counted(*arguments: Any) -> Any:
+        scans.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr("runstream.query.api.curves.downsample_long", counted)
     assert rows_of(service.table("query", **question)) == first
     insert_points(shared_database(), uuid.uuid4().hex, "k", [(0, 0, 1.0)])
     assert rows_of(service.table("query", **question)) == first

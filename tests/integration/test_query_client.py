@@ -438,6 +438,7 @@ def test_live_refuses_what_it_does_not_know() -> None:
         for path in ("live", "live?run_id=a%20b", "live?run_id=a&key=", "runs/a%20b/metrics/live"):
             answer = requests.get(f"{url}/api/1.0/runstream/{path}", timeout=30)
             assert answer.status_code == 400, path
+        body: dict[str, Any]
         for body in (
             {},
             {"runs": []},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import requests
@@ -35,7 +36,7 @@ def url() -> Iterator[str]:
         HealthCheck.filter_too_much,
     ],
 )
-def test_answers_are_as_documented(url: str, case: schemathesis.Case) -> None:
+def test_answers_are_as_documented(url: str, case: schemathesis.Case[Any]) -> None:
     # A schema cannot say all: ranges that end before they begin, 5.0 where 5 is meant, what is SQL.
     case.call_and_validate(base_url=url, excluded_checks=[positive_data_acceptance])
 

@@ -56,7 +56,7 @@ class Stores:
     query_url: str
 
     def runs(self) -> tuple[str, str]:
-        return tuple(  # type: ignore[return-value]
+        return tuple(
             store.create_run("0", "user", 0, [], uuid.uuid4().hex).info.run_id
             for store in (self.stock, self.ours)
         )
@@ -152,7 +152,7 @@ def test_histories_are_the_same(stores: Stores) -> None:
     [
         [Metric("bad key!", 1.0, 0, 0)],
         [Metric("ok", 1.0, 0, 0), Metric("a//b", 1.0, 0, 0)],
-        [Metric("k", "text", 0, 0)],  # type: ignore[arg-type]
+        [Metric("k", "text", 0, 0)],
         [Metric("k", 1.0, -1, 0)],
         [Metric("k" * 251, 1.0, 0, 0)],
     ],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import operator
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -82,7 +83,7 @@ def compare(case: Case, stock: Side, runstream: Side) -> None:
     on_both(stock, runstream, Side.begin)
     accepted = meant = unknown_model = False
     for number, request in enumerate(case.requests):
-        expected, answer = on_both(stock, runstream, lambda side, request=request: side.send(request))
+        expected, answer = on_both(stock, runstream, operator.methodcaller("send", request))
         accepted |= expected.status == 200
         meant = is_meant(request, expected, answer)
         if meant:
@@ -109,7 +110,7 @@ def test_writes(case: Case, stock: Side, runstream: Side) -> None:
 @pytest.mark.parametrize("case", [*READS, *ROUTES], ids=case_name)
 def test_reads(case: Case, stock: Side, runstream: Side) -> None:
     for request in case.requests:
-        expected, answer = on_both(stock, runstream, lambda side, request=request: side.send(request))
+        expected, answer = on_both(stock, runstream, operator.methodcaller("send", request))
         if not is_meant(request, expected, answer):
             assert meaning(answer) == meaning(expected), request
 
@@ -137,7 +138,7 @@ def test_made_up_writes(request: Request, stock: Side, runstream: Side) -> None:
 @_made_up
 @given(request=READ)
 def test_made_up_reads(request: Request, stock: Side, runstream: Side) -> None:
-    expected, answer = on_both(stock, runstream, lambda side, request=request: side.send(request))
+    expected, answer = on_both(stock, runstream, operator.methodcaller("send", request))
     if not is_meant(request, expected, answer):
         assert meaning(answer) == meaning(expected), request
 

@@ -305,8 +305,7 @@ async def serve(arguments: argparse.Namespace) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    assert site._server is not None
-    print(site._server.sockets[0].getsockname()[1], flush=True)
+    print(runner.addresses[0][1], flush=True)
     await stopped.wait()
     await runner.cleanup()
     app[ENGINE].keeper.close()

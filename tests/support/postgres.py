@@ -62,7 +62,7 @@ class Postgres:
     def create_database(self, name: str) -> str:
         """Create a database and return its URL."""
         with psycopg.connect(self._conninfo(), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[call-overload]
+            connection.execute(f'CREATE DATABASE "{name}"')
         return self.url(name)
 
     def start(self) -> None:

@@ -19,14 +19,26 @@ _STOP_TIMEOUT_S = 60.0
 
 
 class RunstreamServer:
-    """One embedded set over one folder. ``url`` is valid after ``start``."""
+    """One embedded set over one folder. ``url`` is valid after ``start``.
+
+    ``python`` and ``folder``: the interpreter, and the folder in which it is started.
+    """
 
     def __init__(
-        self, data_dir: Path, *, workers: int = 1, port: int = 0, environment: dict[str, str] | None = None
+        self,
+        data_dir: Path,
+        *,
+        workers: int = 1,
+        port: int = 0,
+        environment: dict[str, str] | None = None,
+        python: Path | str = sys.executable,
+        folder: Path | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.workers = workers
         self.port = port
+        self.python = str(python)
+        self.folder = folder
         self.url = ""
         self.log = data_dir.parent / f"{data_dir.name}.log"
         self._environment = environment or {}
@@ -38,12 +50,13 @@ class RunstreamServer:
         begin = output.tell()
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "runstream", "serve", "--port", str(self.port)),
+                *(self.python, "-m", "runstream", "serve", "--port", str(self.port)),
                 *("--data-dir", str(self.data_dir), "--workers", str(self.workers)),
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment},
+            cwd=self.folder,
         )
         output.close()
         deadline = time.monotonic() + _START_TIMEOUT_S

@@ -133,12 +133,14 @@ class LeanConnection(asyncio.Protocol):
     # --- the transport's calls -------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio.Protocol``."""
         # uvloop's transports are not registered as asyncio's.
         self._transport = cast(asyncio.Transport, transport)
         self._server.connections.add(self)
         self._watch_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See ``asyncio.Protocol``."""
         self._server.connections.discard(self)
         self._tell_finished()
         if self._idle_timer is not None:
@@ -147,19 +149,23 @@ class LeanConnection(asyncio.Protocol):
             self._behind.connection_lost(exc)
 
     def pause_writing(self) -> None:
+        """See ``asyncio.Protocol``."""
         if self._behind is not None:
             self._behind.pause_writing()
 
     def resume_writing(self) -> None:
+        """See ``asyncio.Protocol``."""
         if self._behind is not None:
             self._behind.resume_writing()
 
     def eof_received(self) -> bool | None:
+        """See ``asyncio.Protocol``."""
         if self._behind is not None:
             self._behind.eof_received()
         return False
 
     def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
         if self._given_away:
             self._pass_on(data)
             return

@@ -28,7 +28,17 @@ def fields_of_log_batch() -> Iterator[Case]:
         for field in ("key", "value", "timestamp", "step"):
             yield Case(f"log-batch/metric {field}/{name}", (log_batch(batch(point(**{field: value}))),))
         yield Case(f"log-batch/run_id/{name}", (log_batch(batch(point(), run_id=value)),))
-    some = ("absent", "null", "empty string", "word", "zero", "true", "empty list", "list", "empty object")
+    some: tuple[str, ...] = (
+        "absent",
+        "null",
+        "empty string",
+        "word",
+        "zero",
+        "true",
+        "empty list",
+        "list",
+        "empty object",
+    )
     some += ("lone surrogate", "list of strings", "nul", "reversed surrogates")
     for name in some:
         value = ODD_VALUES[name]
@@ -48,6 +58,7 @@ def fields_of_log_batch() -> Iterator[Case]:
                 pair = {name: item for name, item in pair.items() if item is not ...}
                 yield Case(f"log-batch/{field} {part}/{name}", (log_batch(batch(**{field: [pair]})),))
     # What is wrong in the second metric, with and without a first that cannot be read in full.
+    fields: Any
     for name, fields in {
         "missing key": {"key": ...},
         "empty value": {"value": ""},
@@ -98,6 +109,7 @@ def log_batch_cases() -> Iterator[Case]:
         "unknown field of 2 MB": (text[:-1] + ',"x":"' + "x" * 2_000_000 + '"}').encode(),
     }.items():
         yield Case(f"log-batch/{name}", (log_batch(body),))
+    fields: Any
     for name, fields in {
         "run_uuid only": {"run_id": ..., "run_uuid": "@active@"},
         "runId only": {"run_id": ..., "runId": "@active@"},
@@ -138,7 +150,7 @@ def log_batch_cases() -> Iterator[Case]:
         "params of every character": {"params": pairs(1, "".join(map(chr, range(1, 0x250))) + "\u2028😀")},
     }.items():
         yield Case(f"log-batch/{name}", (log_batch(batch(point(), **fields)),))
-        without_metrics = {"run_id": "@active@", **fields}
+        without_metrics: dict[str, Any] = {"run_id": "@active@", **fields}
         without_metrics = {field: value for field, value in without_metrics.items() if value is not ...}
         yield Case(f"log-batch/{name}, no metrics", (log_batch(without_metrics),))
     for name, metrics in {
@@ -205,7 +217,7 @@ def log_batch_cases() -> Iterator[Case]:
     }.items():
         run = "a b" if "bad run id" in name else "@active@"
         yield Case(f"log-batch/{name}", (log_batch(batch(*metrics, run_id=run)),))
-    for metrics, params, tags in (
+    for count, params, tags in (
         (900, 50, 50),
         (900, 51, 50),
         (900, 100, 1),
@@ -213,8 +225,8 @@ def log_batch_cases() -> Iterator[Case]:
         (999, 1, 1),
         (1000, 1, 0),
     ):
-        body = batch(*points(metrics), params=pairs(params), tags=pairs(tags))
-        yield Case(f"log-batch/{metrics} metrics, {params} params, {tags} tags", (log_batch(body),))
+        large = batch(*points(count), params=pairs(params), tags=pairs(tags))
+        yield Case(f"log-batch/{count} metrics, {params} params, {tags} tags", (log_batch(large),))
     of_model = batch(point(), point(key="m", model_id="@model@"), params=pairs(2), tags=pairs(2))
     yield Case("log-batch/everything of a model", (log_batch(of_model), log_batch(of_model)))
     yield Case("log-batch/ajax", (post("runs/log-batch", batch(point()), api=AJAX),))

@@ -109,7 +109,8 @@ def writes(draw: st.DrawFn) -> Request:
         text = text[:at] + slip + text[at + draw(st.integers(0, 2)) :]
     if draw(st.integers(0, 19)) == 0:
         text = json.dumps(text)
-    return make(Raw(text))
+    request: Request = make(Raw(text))
+    return request
 
 
 _parameters = st.sampled_from(

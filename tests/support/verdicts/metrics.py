@@ -74,6 +74,7 @@ def log_metric_cases() -> Iterator[Case]:
         "unknown fields": (text[:-1] + ',"x":{"y":[NaN,null,{}]},"Key":1,"":2}').encode(),
     }.items():
         yield Case(f"log-metric/{name}", (log_metric(body),))
+    fields: Any
     for name, fields in {
         "run_uuid only": {"run_id": ..., "run_uuid": "@active@"},
         "null run_id, run_uuid": {"run_id": None, "run_uuid": "@active@"},

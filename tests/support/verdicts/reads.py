@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from support.verdicts.requests import (
     AJAX,
@@ -27,6 +28,7 @@ def histories() -> Iterator[Case]:
         return base64.b64encode(text.encode()).decode()
 
     known = {"run_id": "@history@", "metric_key": "k"}
+    query: Any
     for name, query in {
         "all": {},
         "page": {"max_results": 7},
@@ -122,6 +124,7 @@ def histories() -> Iterator[Case]:
 
 def bulk_histories() -> Iterator[Case]:
     both = {"run_id": ["@history@", "@history2@"], "metric_key": "k"}
+    query: Any
     for name, query in {
         "two runs": {},
         "reversed": {"run_id": ["@history2@", "@history@"]},
@@ -169,6 +172,7 @@ def bulk_histories() -> Iterator[Case]:
 
 def interval_histories() -> Iterator[Case]:
     both = {"run_ids": ["@history@", "@history2@"], "metric_key": "k"}
+    query: Any
     for name, query in {
         "two runs": {},
         "reversed": {"run_ids": ["@history2@", "@history@"]},

@@ -27,7 +27,8 @@ def run(script: Path, environment: dict[str, str], folder: Path) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return re.findall(r"\b[0-9a-f]{32}\b", done.stdout)[-1]
+    last: str = re.findall(r"\b[0-9a-f]{32}\b", done.stdout)[-1]
+    return last
 
 
 def history(url: str, run_id: str) -> list[int]:

@@ -108,7 +108,8 @@ def latest(place: Place) -> Iterator[LatestValues]:
 @given(points=rows(max_size=25))
 def test_same_as_mlflow_in_any_order(place: Place, latest: LatestValues, points: list[Row]) -> None:
     """Points in three flushes, shuffled, against MLflow's own store with the same points."""
-    points = [(*row[:3], row[3] & (2**63 - 1), row[4]) for row in points]  # MLflow refuses negative times
+    # MLflow refuses negative times.
+    points = [(run, key, step, at & (2**63 - 1), value) for run, key, step, at, value in points]
     ours = {name: place.run() for name in ("r1", "r2", "r3")}
     theirs = {name: place.run() for name in ("r1", "r2", "r3")}
     for run in theirs:
@@ -117,7 +118,7 @@ def test_same_as_mlflow_in_any_order(place: Place, latest: LatestValues, points:
         ]
         if metrics:
             place.store._log_metrics(theirs[run], metrics)
-    renamed = [(ours[run], *rest) for run, *rest in points]
+    renamed: list[Row] = [(ours[row[0]], *row[1:]) for row in points]
     random.Random(1).shuffle(renamed)
     for part in (renamed[::2], renamed[1::2], renamed[:5]):
         upsert(latest, part)

@@ -29,7 +29,7 @@ async def test_listeners_see_what_the_writer_takes(tmp_path: Path) -> None:
         assert listener is not None
         for payload in (record("a", 2), b"not a record", record("b", 3), record("a", 4)):
             await producer.append(producer.stream, payload)
-        payloads = []
+        payloads: list[bytes] = []
         while len(payloads) < 4:
             payloads += [message.payload for message in await consumer.poll(max_bytes=1 << 20, timeout_s=10)]
         assert payloads[1] == b"not a record"

@@ -268,7 +268,7 @@ async def test_a_large_request_sent_ahead_goes_on_when_its_turn_comes(setup: Set
     else:
         large = other("/large", body)
     writer.write(log_batch("first") + large[:500_000])
-    (connection,) = [one for one in setup.server.connections if one.busy] or [None]
+    connection = next((one for one in setup.server.connections if one.busy), None)
     async with asyncio.timeout(10):
         while connection is None or not connection._paused:
             await asyncio.sleep(0.001)

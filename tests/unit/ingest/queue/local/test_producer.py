@@ -6,7 +6,7 @@ import asyncio
 import os
 import resource
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -79,7 +79,7 @@ async def test_many_appends_share_a_write(tmp_path: Path) -> None:
         assert writes() <= 4
 
 
-def _count_writes(producer: LocalLogProducer) -> object:
+def _count_writes(producer: LocalLogProducer) -> Callable[[], int]:
     writer = producer._writer
     assert writer is not None
     append, calls = writer.append, []
