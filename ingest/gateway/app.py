@@ -19,9 +19,9 @@ from runstream.ingest.gateway.config import GatewayConfig
 from runstream.ingest.gateway.http.connection import LeanServer
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.probes import HealthRoutes, Readiness
+from runstream.ingest.gateway.http.server_mode import ModeWatch
 from runstream.ingest.gateway.http.upstream import Upstream
 from runstream.ingest.gateway.reads.routes import ReadRoutes
-from runstream.ingest.gateway.server_mode import ModeWatch
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.admission import Admission
 from runstream.ingest.gateway.writes.batching import Batcher

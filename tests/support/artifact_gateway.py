@@ -28,8 +28,8 @@ from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 from runstream.ingest.gateway.artifacts.mount import add_artifact_routes
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
 from runstream.ingest.gateway.http.hosts import HostRules
+from runstream.ingest.gateway.http.server_mode import ModeWatch, ServerMode
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
-from runstream.ingest.gateway.server_mode import ModeWatch, ServerMode
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 40.0

@@ -19,7 +19,7 @@ from aiohttp import web
 from runstream.ingest.artifacts import paths
 from runstream.ingest.artifacts.errors import InvalidPathError
 from runstream.ingest.gateway.artifacts.routes import Subject, raw_path
-from runstream.ingest.gateway.caller import Caller
+from runstream.ingest.gateway.http.caller import Caller
 
 _API = "/api/2.0/mlflow-artifacts"
 # Below one run, model or trace MLflow judges every path alike (mlflow.server.auth, 3.17).

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from runstream.ingest.gateway.artifact_relay import Ask, Relay
 from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 from runstream.ingest.gateway.artifacts.pages import ArtifactPages
+from runstream.ingest.gateway.artifacts.relay import Ask, Relay
 from runstream.ingest.gateway.artifacts.routes import ArtifactRoutes, Authorize, at_once
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
 from runstream.ingest.gateway.artifacts.transfer import Yield
 from runstream.ingest.gateway.http.hosts import HostRules
-from runstream.ingest.gateway.server_mode import ModeWatch
+from runstream.ingest.gateway.http.server_mode import ModeWatch
 
 
 def add_artifact_routes(

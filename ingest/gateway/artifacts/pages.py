@@ -16,11 +16,11 @@ from aiohttp import web
 
 from runstream.ingest.artifacts import paths
 from runstream.ingest.artifacts.errors import InvalidPathError, NotAFileError
-from runstream.ingest.gateway.artifact_relay import Answered, Ask
 from runstream.ingest.gateway.artifacts import responses
 from runstream.ingest.gateway.artifacts.config import ArtifactConfig
+from runstream.ingest.gateway.artifacts.relay import Answered, Ask
 from runstream.ingest.gateway.artifacts.routes import ArtifactRoutes, PassOn, Subject
-from runstream.ingest.gateway.caller import Caller
+from runstream.ingest.gateway.http.caller import Caller
 from runstream.schemas.errors import MlflowError
 
 _APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")

@@ -25,16 +25,16 @@ from runstream.ingest.artifacts.errors import (
 )
 from runstream.ingest.artifacts.protocol import ArtifactStore, StoreOptions, UploadedPart
 from runstream.ingest.artifacts.store import open_store
-from runstream.ingest.gateway.artifact_relay import Ask, LimitedRelay, Relay, scoped
 from runstream.ingest.gateway.artifacts import responses
 from runstream.ingest.gateway.artifacts.budget import TransferBudget
 from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 from runstream.ingest.gateway.artifacts.limits import FileCounts
+from runstream.ingest.gateway.artifacts.relay import Ask, LimitedRelay, Relay, scoped
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
 from runstream.ingest.gateway.artifacts.transfer import Body, Yield, send, too_large
-from runstream.ingest.gateway.caller import Caller
+from runstream.ingest.gateway.http.caller import Caller
 from runstream.ingest.gateway.http.hosts import HostRules
-from runstream.ingest.gateway.server_mode import ModeWatch, ServerMode
+from runstream.ingest.gateway.http.server_mode import ModeWatch, ServerMode
 from runstream.schemas.errors import MlflowError, RunstreamError
 
 _log = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import orjson
 from aiohttp import web
 
-from runstream.ingest.gateway.caller import Caller
 from runstream.ingest.gateway.http import answers
+from runstream.ingest.gateway.http.caller import Caller
 from runstream.ingest.gateway.http.hosts import HostRules
+from runstream.ingest.gateway.http.server_mode import ModeWatch, ServerMode
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
-from runstream.ingest.gateway.server_mode import ModeWatch, ServerMode
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.schemas.errors import MlflowError

@@ -17,8 +17,8 @@ from runstream.ingest.artifacts.errors import ArtifactTooLargeError, Unsupported
 from runstream.ingest.artifacts.protocol import ArtifactStore
 from runstream.ingest.gateway.artifacts.limits import FileCounts
 from runstream.ingest.gateway.artifacts.transfer import too_large
-from runstream.ingest.gateway.caller import Caller
-from runstream.ingest.gateway.server_mode import ServerMode
+from runstream.ingest.gateway.http.caller import Caller
+from runstream.ingest.gateway.http.server_mode import ServerMode
 
 _LISTING = "/api/2.0/mlflow-artifacts/artifacts"
 _DEFAULT_WORKSPACE = "default"
@@ -28,10 +28,14 @@ class Answered(Protocol):
     """A whole answer of the MLflow server."""
 
     @property
-    def status(self) -> int: ...
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
 
     @property
-    def body(self) -> bytes: ...
+    def body(self) -> bytes:
+        """The whole body."""
+        ...
 
     def response(self) -> web.Response:
         """The same answer, for the caller."""
@@ -47,7 +51,9 @@ class Relay(Protocol):
 
     async def __call__(
         self, request: web.Request, *, content: AsyncIterator[bytes] | None = None
-    ) -> web.StreamResponse: ...
+    ) -> web.StreamResponse:
+        """The server's answer, streamed."""
+        ...
 
 
 class LimitedRelay:

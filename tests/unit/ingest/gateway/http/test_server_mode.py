@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 from aiohttp import web
 
+from runstream.ingest.gateway.http.server_mode import ModeWatch, ServerMode
 from runstream.ingest.gateway.http.upstream import Upstream
-from runstream.ingest.gateway.server_mode import ModeWatch, ServerMode
 
 
 @dataclass
@@ -83,10 +83,10 @@ async def test_the_last_mode_holds_while_the_server_is_away_and_another_is_notic
 ) -> None:
     server, upstream = tracking
     watch = ModeWatch(upstream.get, basic_auth=False, interval_s=0.01)
-    assert watch.mode is ServerMode.UNKNOWN
+    assert watch.mode.name == "UNKNOWN"
     watching = asyncio.create_task(watch.watch())
     async with asyncio.timeout(30):
-        while watch.mode is not ServerMode.OPEN:
+        while watch.mode != ServerMode.OPEN:
             await asyncio.sleep(0.01)
         server.info_status = 503
         asked = server.asked
