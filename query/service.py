@@ -12,6 +12,7 @@ from aiohttp import web
 
 from runstream.query.api.routes import MetricsRoutes
 from runstream.query.http.errors import errors_to_answers
+from runstream.query.http.roles_only import roles_only
 from runstream.query.http.workers import Workers
 from runstream.query.live.hub import Hub
 from runstream.query.live.polled_feed import PolledFeed
@@ -34,8 +35,9 @@ _MAX_BODY_BYTES = 16 << 20
 class QueryConfig:
     """How a query service is set up.
 
-    ``internal_token`` guards the routes of Runstream's own processes. ``barrier_timeout_s`` bounds how long a read
-    waits for earlier writes, ``read_timeout_s`` how long it waits for a thread and the database. ``threads`` reads
+    ``internal_token`` is what every caller must carry: rights are asked for by the gateway. With ``for_roles_only``
+    off, only the routes of Runstream's own processes demand it. ``barrier_timeout_s`` bounds how long a read waits for
+    earlier writes, ``read_timeout_s`` how long it waits for a thread and the database. ``threads`` reads
     run at once, ``max_waiting`` more may wait; beyond that the answer is 503. ``snapshot_bytes`` is for long series
     that are being paged through. Runstream's own API has threads of its own, ``bounded_threads`` for answers of
     bounded length and ``stream_threads`` for long ones, which keep a thread as long as they are being read; each
@@ -43,6 +45,7 @@ class QueryConfig:
     """
 
     internal_token: str
+    for_roles_only: bool = True
     static_prefix: str = ""
     barrier_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
@@ -63,7 +66,8 @@ def create_app(
     ``hub`` is where new points are published for live listeners; without one the service looks for new
     points in ClickHouse by itself while somebody listens.
     """
-    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[errors_to_answers])
+    guards = [roles_only(config.internal_token)] if config.for_roles_only else []
+    app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[errors_to_answers, *guards])
 
     async def life(app: web.Application) -> AsyncIterator[None]:
         background = [asyncio.create_task(RollupBuilder(database).run())]

@@ -68,9 +68,14 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     hosts = HostRules(config.allowed_hosts)
     prefix = config.static_prefix
     tracking = Upstream("tracking", config.tracking_url, timeout_s=config.upstream_timeout_s, prefix=prefix)
-    query = Upstream("query", config.query_url, timeout_s=config.upstream_timeout_s)
+    token = config.internal_token
+    query = Upstream("query", config.query_url, timeout_s=config.upstream_timeout_s, token=token)
     own = Upstream(
-        "query", config.query_url, timeout_s=config.upstream_timeout_s, max_connections=_OWN_CONNECTIONS
+        "query",
+        config.query_url,
+        timeout_s=config.upstream_timeout_s,
+        token=token,
+        max_connections=_OWN_CONNECTIONS,
     )
     pace = Pace(urgent=lambda: batcher.pending_bytes > 0)
     batcher = Batcher(
@@ -97,7 +102,6 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         epochs=epochs,
         hosts=hosts,
         telemetry=parts.telemetry,
-        internal_token=config.internal_token,
         barrier_timeout_s=config.barrier_timeout_s,
         retry_after_s=config.retry_after_s,
         server=server,

@@ -7,7 +7,6 @@ schema's metadata.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -16,12 +15,13 @@ import pyarrow as pa
 from aiohttp import web
 
 from runstream.query.http.errors import Handler, json_answer
+from runstream.query.http.roles_only import carries
 from runstream.query.http.workers import Workers
 from runstream.query.mlflow.history import HistoryReader
 from runstream.query.points.series import Series
 from runstream.schemas.errors import MlflowError
 from runstream.schemas.ports.barrier import Barrier
-from runstream.schemas.wire import ARROW, INTERNAL, NEXT_PAGE, STALE_HEADER, TOKEN_HEADER
+from runstream.schemas.wire import ARROW, INTERNAL, NEXT_PAGE, STALE_HEADER
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -103,7 +103,7 @@ class InternalRoutes:
         self._reader = reader
         self._workers = workers
         self._barrier = barrier
-        self._token = token.encode()
+        self._token = token
         self._barrier_timeout_s = barrier_timeout_s
 
     def add_to(self, app: web.Application) -> None:
@@ -121,8 +121,7 @@ class InternalRoutes:
 
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
-            given = request.headers.get(TOKEN_HEADER, "").encode()
-            if not self._token or not hmac.compare_digest(given, self._token):
+            if not carries(request, self._token):
                 raise MlflowError("This route is Runstream's own", "PERMISSION_DENIED", 403)
             return await handler(request)
 

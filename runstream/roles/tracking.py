@@ -68,12 +68,14 @@ def environment(settings: TrackingSettings) -> dict[str, str]:
 def prepare_sqlite(metadata: str) -> None:
     """Switch a SQLite database to write-ahead logging, where readers and the writer do not block each other."""
     path = Path(metadata.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite gives the files beside it the same rights; a file that is there keeps its own.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         with sqlite3.connect(path, timeout=20) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
         connection.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
         raise ConfigError(f"cannot open the metadata database {path}: {error}") from error
 
 

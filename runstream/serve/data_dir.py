@@ -35,8 +35,11 @@ class DataDir:
         written or belongs to a server that runs.
         """
         try:
+            self.root.parent.mkdir(parents=True, exist_ok=True)
             for folder in (self.root, self.log, self.clickhouse, self.artifacts):
-                folder.mkdir(parents=True, exist_ok=True)
+                # For this user alone: whoever reads files asks nobody for permission. A folder that is there already
+                # is as its owner wants it.
+                folder.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(self.root / "LOCK", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise ConfigError(f"cannot write to the data folder {self.root}: {error.strerror}") from error
@@ -59,7 +62,7 @@ class DataDir:
         if in_memory is not None:
             self.run = in_memory
         try:
-            self.run.mkdir(exist_ok=True)
+            self.run.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot write to the data folder {self.root}: {error.strerror}") from error
         try:

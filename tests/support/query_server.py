@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -57,7 +58,7 @@ def serving(make_app: Callable[[], web.Application]) -> Iterator[str]:
 
 @contextlib.contextmanager
 def query_server(barrier: Fresh | None = None, config: QueryConfig | None = None) -> Iterator[str]:
-    """The address of a query service over the shared engine."""
-    config = config or QueryConfig(internal_token=TOKEN)
+    """The address of a query service over the shared engine, which tests may ask like any gateway."""
+    config = replace(config or QueryConfig(internal_token=TOKEN), for_roles_only=False)
     with serving(lambda: create_app(shared_database(), barrier or Fresh(), config)) as url:
         yield url

@@ -12,6 +12,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from runstream.schemas.errors import RunstreamError
+from runstream.schemas.wire import TOKEN_HEADER
 
 # RFC 9110, section 7.6.1: these belong to one connection and are never passed on.
 _HOP_BY_HOP = frozenset(
@@ -26,6 +27,14 @@ _HOP_BY_HOP = frozenset(
         "Trailer",
         "Transfer-Encoding",
         "Upgrade",
+    )
+)
+_END_TO_END = frozenset(
+    (
+        *("host", "authorization", "cookie", "x-mlflow-workspace", "origin"),
+        *("range", "if-range", "if-match", "if-none-match", "cache-control", "accept", "expect"),
+        *("content-length", "content-type", "content-encoding", "content-range", "content-disposition"),
+        *("forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"),
     )
 )
 _CHUNK_BYTES = 256 << 10
@@ -57,15 +66,24 @@ class Upstream:
     """Talks to one base URL over pooled connections.
 
     ``name`` is for people (errors, logs, readiness). ``prefix`` stands before the paths of the gateway's own questions;
-    what is relayed has the path that its sender gave it. Close it once; it belongs to one event loop.
+    what is relayed has the path that its sender gave it. ``token`` is the secret of Runstream's roles, for a server
+    that demands it; what a caller sends as one is never passed on. Close it once; it belongs to one event loop.
     """
 
     def __init__(
-        self, name: str, base_url: str, *, timeout_s: float, prefix: str = "", max_connections: int = 256
+        self,
+        name: str,
+        base_url: str,
+        *,
+        timeout_s: float,
+        prefix: str = "",
+        token: str = "",
+        max_connections: int = 256,
     ) -> None:
         self.name = name
         self._base = base_url.rstrip("/")
         self._prefix = prefix
+        self._secret = {TOKEN_HEADER: token} if token else {}
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, connect=timeout_s)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=max_connections, keepalive_timeout=30),
@@ -89,7 +107,11 @@ class Upstream:
     ) -> Answer:
         try:
             async with self._session.request(
-                method, self._base + self._prefix + path, data=body, headers=headers, timeout=self._timeout
+                method,
+                self._base + self._prefix + path,
+                data=body,
+                headers={**headers, **self._secret},
+                timeout=self._timeout,
             ) as response:
                 return Answer(
                     response.status,
@@ -119,6 +141,7 @@ class Upstream:
         Raises ``UpstreamUnavailableError`` if the server did not begin to answer.
         """
         headers = _forwarded(request)
+        headers.update(self._secret)
         # Bytes of the target as the client sent them: decoding and encoding again could change their meaning.
         url = URL(self._base + request.raw_path.removeprefix(mounted_at), encoded=True)
         data: bytes | aiohttp.StreamReader | AsyncIterator[bytes] | None = (
@@ -180,11 +203,17 @@ def _forwarded(request: web.Request) -> CIMultiDict[str]:
     known = request.headers.get("X-Forwarded-For")
     headers["X-Forwarded-For"] = f"{known}, {peer}" if known else peer
     headers.setdefault("X-Forwarded-Proto", request.scheme)
+    headers.popall(TOKEN_HEADER, None)
     return headers
 
 
 def _end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    named = {token.strip().lower() for token in headers.get("Connection", "").split(",")}
+    named = {
+        token.strip().lower() for value in headers.getall("Connection", ()) for token in value.split(",")
+    }
+    # A sender must not name what is for the server itself (RFC 9110, section 7.6.1): to drop that would change what
+    # the request means, or whose it is.
+    named -= _END_TO_END
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         lowered = name.lower()

@@ -32,6 +32,7 @@ _BARRIER_RETRY_S = 0.1
 # The query service bounds its reads and answers in time by itself; this is for one that hangs.
 _READ_BEGINS_WITHIN_S = 90.0
 _BARRIER_GRACE_S = 0.5
+_JSON = {"Content-Type": "application/json"}
 _OFF = "Runstream's own API cannot ask for MLflow's permissions yet and is off with users or workspaces"
 
 # Changes of one run, and changes that can touch many runs or rights.
@@ -56,7 +57,6 @@ class ReadRoutes:
         epochs: Epochs,
         hosts: HostRules,
         telemetry: GatewayTelemetry,
-        internal_token: str,
         barrier_timeout_s: float,
         retry_after_s: int,
         server: ModeWatch,
@@ -67,7 +67,6 @@ class ReadRoutes:
         self._epochs = epochs
         self._hosts = hosts
         self._telemetry = telemetry
-        self._token_header = {"X-Runstream-Token": internal_token, "Content-Type": "application/json"}
         self._barrier_timeout_ms = int(barrier_timeout_s * 1000)
         self._retry_after_s = retry_after_s
         self._server = server
@@ -160,7 +159,7 @@ class ReadRoutes:
             try:
                 # It answers in time by itself; one that hangs does not.
                 async with asyncio.timeout_at(deadline + _BARRIER_GRACE_S):
-                    answer = await self._query.post(_BARRIER, body, self._token_header)
+                    answer = await self._query.post(_BARRIER, body, _JSON)
             except TimeoutError:
                 return False
             except UpstreamUnavailableError:
