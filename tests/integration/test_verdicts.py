@@ -201,3 +201,20 @@ def test_chunked_bodies_are_taken(runstream: Side) -> None:
     answer = runstream.client.send("POST", f"{API}/runs/log-metric", chunks, {"Content-Type": JSON})
     assert answer == Answer(200, b"{}")
     assert len(runstream.stored(of_model=False)["metrics"]) == 1
+
+
+@pytest.mark.parametrize("path", ["log-metric", "log-batch", "set-tag"])
+def test_a_workspace_named_where_there_are_none_is_answered_at_once(
+    path: str, stock: Side, runstream: Side
+) -> None:
+    body = {"log-metric": one(), "log-batch": batch(point()), "set-tag": one(value="v")}[path]
+    headers = {"Content-Type": JSON, "X-MLFLOW-WORKSPACE": "default"}
+    on_both(stock, runstream, Side.begin)
+
+    def send(side: Side) -> Answer:
+        text = dump(body).replace("@active@", side.ids["active"])
+        return side.client.send("POST", f"{API}/runs/{path}", text.encode(), headers)
+
+    expected, answer = on_both(stock, runstream, send)
+    assert expected.json["error_code"] == "FEATURE_DISABLED"
+    assert meaning(answer) == meaning(expected)

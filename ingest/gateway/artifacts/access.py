@@ -76,10 +76,7 @@ class ArtifactVerdicts:
         else:
             answer = await self._get(f"{_API}/artifacts?path={quote(path, safe='')}", identity)
         if answer.status in _REFUSALS:
-            response = answer.response()
-            if answer.status == 401:
-                response.headers["WWW-Authenticate"] = 'Basic realm="mlflow"'
-            return response
+            return answer.response()
         if answer.status >= 500 and answer.status != 501:
             return answer.response()  # it could not say; 501 is its word for a store that takes no parts
         self._remember(key)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
+import orjson
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
@@ -38,6 +39,8 @@ _END_TO_END = frozenset(
     )
 )
 _CHUNK_BYTES = 256 << 10
+# Of an answer that is told on as a whole: RFC 9110, section 11.6.1, makes it a part of every 401.
+_TOLD_ON = ("WWW-Authenticate",)
 
 
 class UpstreamUnavailableError(RunstreamError):
@@ -54,6 +57,15 @@ class Answer:
     body: bytes
     content_type: str
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def error_code(self) -> str | None:
+        """MLflow's ``error_code``, if the body is an error in MLflow's shape."""
+        try:
+            code = orjson.loads(self.body)["error_code"]
+        except (ValueError, TypeError, KeyError):
+            return None
+        return code if isinstance(code, str) else None
 
     def response(self) -> web.Response:
         """The same answer, for the caller."""
@@ -117,6 +129,7 @@ class Upstream:
                     response.status,
                     await response.read(),
                     response.headers.get("Content-Type", "application/octet-stream"),
+                    {name: response.headers[name] for name in _TOLD_ON if name in response.headers},
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UpstreamUnavailableError(f"the {self.name} server does not answer") from error

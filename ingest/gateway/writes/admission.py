@@ -1,7 +1,8 @@
 """Whether a caller may write to a run, asked of the MLflow server and remembered for a while.
 
 The question is an empty ``log-batch`` with the caller's own headers: MLflow answers 404, 400, 401 or 403 exactly as
-it would for a full one, and writes nothing. Only a yes is remembered.
+it would for a full one, and writes nothing. A yes is remembered, and for a few seconds that credentials are wrong:
+checking a password costs MLflow a quarter of a second of a core, whoever asks.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ IDENTITY_HEADERS = ("Authorization", "Cookie", "X-MLFLOW-WORKSPACE")
 Identity = tuple[tuple[str, str], ...]
 # How long a caller with an older yes waits for a new one.
 _PATIENCE_S = 1.0
+# How long wrong credentials are not asked about again, and how many of them are remembered. A user who is made, or
+# gets another password, through a gateway of this machine voids it at once.
+_WRONG_S = 5.0
+_WRONG_ENTRIES = 4_096
 LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
 
 
@@ -39,6 +44,13 @@ class _Verdict:
     epoch: tuple[int, int]
     fresh_until: float
     usable_until: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Wrong:
+    epoch: int
+    until: float
+    answer: Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,7 @@ class Admission:
         self._max_entries = max_entries
         self._clock = clock
         self._verdicts: OrderedDict[tuple[str, Identity], _Verdict] = OrderedDict()
+        self._wrong: OrderedDict[Identity, _Wrong] = OrderedDict()
         self._asking: dict[tuple[str, Identity], _Question] = {}
 
     def known(self, run_id: str, identity: Identity) -> bool:
@@ -127,14 +140,18 @@ class Admission:
 
     async def _ask(self, key: tuple[str, Identity], epoch: tuple[int, int]) -> None:
         run_id, identity = key
+        wrong = self._wrong.get(identity)
+        if wrong is not None and wrong.until > self._clock() and wrong.epoch == epoch[1]:
+            raise RefusedError(wrong.answer)
         try:
             answer = await self._tracking.post(
                 LOG_BATCH,
                 orjson.dumps({"run_id": run_id}),
                 {"Content-Type": "application/json", **dict(identity)},
             )
-            if answer.status >= 500:
-                # No verdict: the server is there, but what it needs (its database) is not.
+            if answer.status >= 500 and answer.error_code in (None, "TEMPORARILY_UNAVAILABLE"):
+                # No verdict: the server is there, but what it needs (its database) is not. Any other error of
+                # MLflow's is its answer, whatever the status: FEATURE_DISABLED is 500.
                 raise UpstreamUnavailableError("the tracking server cannot answer")
         except UpstreamUnavailableError:
             if self._usable(key):
@@ -143,8 +160,16 @@ class Admission:
             raise
         if answer.status != 200:
             self._verdicts.pop(key, None)
+            if answer.status == 401 and identity:
+                self._remember_wrong(identity, _Wrong(epoch[1], self._clock() + _WRONG_S, answer))
             raise RefusedError(answer)
         self.remember(run_id, identity, epoch)
+
+    def _remember_wrong(self, identity: Identity, wrong: _Wrong) -> None:
+        self._wrong[identity] = wrong
+        self._wrong.move_to_end(identity)
+        while len(self._wrong) > _WRONG_ENTRIES:
+            self._wrong.popitem(last=False)
 
     def remember(self, run_id: str, identity: Identity, epoch: tuple[int, int]) -> None:
         """Store a yes that MLflow gave while the run's counters were ``epoch``."""

@@ -23,12 +23,15 @@ class Tracking:
     status: int = 200
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     hold: asyncio.Event | None = None
+    body: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
 
     async def log_batch(self, request: web.Request) -> web.Response:
         self.asked.append(((await request.json())["run_id"], request.headers.get("Authorization")))
         if self.hold is not None:
             await self.hold.wait()
-        return web.Response(status=self.status, body=json.dumps({"told": self.status}).encode())
+        body = self.body if self.body is not None else json.dumps({"told": self.status}).encode()
+        return web.Response(status=self.status, body=body, headers=self.headers)
 
 
 @dataclass
@@ -75,6 +78,43 @@ async def test_a_no_is_mlflows_own_and_is_asked_again(setup: Setup) -> None:
             await setup.admission.check("run", ())
         assert (refused.value.answer.status, refused.value.answer.body) == (404, b'{"told": 404}')
     assert len(setup.tracking.asked) == 2
+
+
+async def test_an_error_of_mlflows_is_its_answer_whatever_the_status(setup: Setup) -> None:
+    """A workspace named where workspaces are off is 500 FEATURE_DISABLED, and no reason to try again."""
+    setup.tracking.status = 500
+    setup.tracking.body = b'{"error_code": "FEATURE_DISABLED", "message": "workspaces are off"}'
+    with pytest.raises(RefusedError) as refused:
+        await setup.admission.check("run", (("X-MLFLOW-WORKSPACE", "default"),))
+    assert (refused.value.answer.status, refused.value.answer.body) == (500, setup.tracking.body)
+    setup.tracking.status = 503
+    setup.tracking.body = b'{"error_code": "TEMPORARILY_UNAVAILABLE", "message": "no database"}'
+    with pytest.raises(UpstreamUnavailableError):
+        await setup.admission.check("run", ())
+
+
+async def test_wrong_credentials_are_checked_once_in_a_while(setup: Setup) -> None:
+    wrong = (("Authorization", "Basic d3Jvbmc="),)
+    setup.tracking.status = 401
+    setup.tracking.headers = {"WWW-Authenticate": 'Basic realm="mlflow"'}
+    for run in ("a", "b", "c"):
+        with pytest.raises(RefusedError) as refused:
+            await setup.admission.check(run, wrong)
+        assert refused.value.answer.headers == setup.tracking.headers
+    assert len(setup.tracking.asked) == 1
+    setup.tracking.status = 200
+    with pytest.raises(RefusedError):
+        await setup.admission.check("d", wrong)
+    await setup.admission.check("d", (("Authorization", "Basic cmlnaHQ="),))
+    setup.epochs.bump(None)  # users were changed
+    await setup.admission.check("d", wrong)
+    setup.tracking.status = 401
+    setup.epochs.bump(None)
+    with pytest.raises(RefusedError):
+        await setup.admission.check("d", wrong)
+    setup.tracking.status = 200
+    setup.now[0] += 6
+    await setup.admission.check("d", wrong)
 
 
 async def test_callers_are_told_apart_by_their_credentials(setup: Setup) -> None:
