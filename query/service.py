@@ -26,6 +26,7 @@ from runstream.query.points.rollup_builder import RollupBuilder
 from runstream.query.sql.routes import SqlRoute
 from runstream.schemas.ports.barrier import Barrier
 from runstream.schemas.ports.database import Database
+from runstream.schemas.tasks import keep_running
 from runstream.schemas.wire import API
 
 _MAX_BODY_BYTES = 16 << 20
@@ -70,9 +71,9 @@ def create_app(
     app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[errors_to_answers, *guards])
 
     async def life(app: web.Application) -> AsyncIterator[None]:
-        background = [asyncio.create_task(RollupBuilder(database).run())]
+        background = [asyncio.create_task(keep_running("rollups", RollupBuilder(database).run))]
         if hub is None:
-            background.append(asyncio.create_task(feed.run()))
+            background.append(asyncio.create_task(keep_running("live points", feed.run)))
         yield
         for task in background:
             task.cancel()
@@ -80,13 +81,12 @@ def create_app(
         await workers.close()
         await bounded.close()
         await streams.close()
+        await looking.close()
 
     reader = HistoryReader(
         database,
         snapshot_bytes=config.snapshot_bytes,
         max_query_s=config.read_timeout_s,
-        # Beside its writer there is one query service; apart from it there may be several.
-        replicated=hub is None,
     )
     workers = Workers(threads=config.threads, max_waiting=config.max_waiting, timeout_s=config.read_timeout_s)
     bounded, streams = (
@@ -94,7 +94,8 @@ def create_app(
         for threads in (config.bounded_threads, config.stream_threads)
     )
     live = hub if hub is not None else Hub(looked_for=True)
-    feed = PolledFeed(database, workers, barrier, live)
+    looking = Workers(threads=1, max_waiting=1, timeout_s=config.read_timeout_s)
+    feed = PolledFeed(database, looking, barrier, live)
     app.cleanup_ctx.append(life)
     app.router.add_get("/health", _health)
     MlflowRoutes(reader, workers, barrier, barrier_timeout_s=config.barrier_timeout_s).add_to(

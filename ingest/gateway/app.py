@@ -29,6 +29,7 @@ from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.ingest.gateway.writes.intake import Intake
 from runstream.ingest.gateway.writes.routes import MetricRoutes
 from runstream.ingest.queue.protocol import Producer
+from runstream.schemas.tasks import keep_running
 
 _log = logging.getLogger(__name__)
 _GAUGE_INTERVAL_S = 1.0
@@ -140,8 +141,8 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     reads.add_to(app, prefix)
 
     async def life(_: web.Application) -> AsyncIterator[None]:
-        gauges = asyncio.create_task(_keep_gauges(parts, batcher))
-        watching = asyncio.create_task(server.watch())
+        gauges = asyncio.create_task(keep_running("gauges", lambda: _keep_gauges(parts, batcher)))
+        watching = asyncio.create_task(keep_running("mode of the MLflow server", server.watch))
         yield
         gauges.cancel()
         watching.cancel()

@@ -20,7 +20,8 @@ MAX_AGGREGATED_RUNS = 10_000
 _AGGREGATES = {
     "count": "toInt64(count())",
     "mean": "avg(number)",
-    "std": "stddevSampStable(number)",
+    # Of one run it is undefined; ClickHouse says infinite.
+    "std": "if(count() > 1, stddevSampStable(number), nan)",
     "min": "min(number)",
     "max": "max(number)",
     "median": "quantileExactInclusive(0.5)(number)",

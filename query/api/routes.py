@@ -45,7 +45,8 @@ _MAX_NAMED_RUNS = 1_000
 class MetricsRoutes:
     """Handlers of the API. ``max_query_s`` bounds one statement in ClickHouse.
 
-    ``long`` is for answers as long as what is asked for, whose slow readers keep their threads; ``short`` for others.
+    ``long`` is for what reads every point that is asked for, and for answers whose slow readers keep their threads;
+    ``short`` for others: curves of a page, newest points.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class MetricsRoutes:
         def read() -> Batches:
             return summarize(stream_points(self._database, selection, self._settings))
 
-        return await self._answer(request, selection, wanted.compression, SUMMARY, read)
+        return await self._answer(request, selection, wanted.compression, SUMMARY, read, long=True)
 
     async def aggregate(self, request: web.Request) -> web.StreamResponse:
         """Statistics over runs, per key and step."""
@@ -120,7 +121,9 @@ class MetricsRoutes:
         def read() -> Batches:
             return aggregate(self._database, selection, self._settings, stats, wanted.every)
 
-        return await self._answer(request, selection, wanted.compression, aggregate_schema(stats), read)
+        return await self._answer(
+            request, selection, wanted.compression, aggregate_schema(stats), read, long=True
+        )
 
     async def _answer(
         self,
@@ -133,7 +136,7 @@ class MetricsRoutes:
         long: bool = False,
     ) -> web.StreamResponse:
         chosen = negotiate(request.headers.get("Accept"))
-        headers = {"Content-Type": chosen.content_type, "X-Content-Type-Options": "nosniff"}
+        headers = chosen.headers
         runs = selection.runs if len(selection.runs) <= _MAX_NAMED_RUNS else None
         if not await self._barrier.wait(runs, self._barrier_timeout_s, newest=False):
             headers[STALE_HEADER] = "true"

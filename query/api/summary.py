@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -68,6 +69,8 @@ def _partials(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, str, _Pa
         largest = _positions(np.where(is_nan, -np.inf, values), is_nan, starts, counts, np.maximum)
         run_names, key_names = run.dictionary.to_pylist(), key.dictionary.to_pylist()
 
+        first, last = _first_and_last(starts, ends, steps, times, values)
+
         def at(position: int, steps: Any = steps, times: Any = times, values: Any = values) -> _Place:
             if position < 0:
                 return None
@@ -81,12 +84,36 @@ def _partials(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, str, _Pa
                     int(counts[series]),
                     int(nans[series]),
                     float(sums[series]),
-                    at(start),
-                    at(int(ends[series]) - 1),
+                    at(int(first[series])),
+                    at(int(last[series])),
                     at(int(smallest[series])),
                     at(int(largest[series])),
                 ),
             )
+
+
+def _first_and_last(starts: Any, ends: Any, steps: Any, times: Any, values: Any) -> tuple[Any, Any]:
+    """Where each series begins and ends by (step, timestamp, value), NaN being 0; the table has NaN last."""
+    first, last = starts.copy(), ends - 1
+    # Where step and timestamp are those of the row before: all else is in order.
+    tied = np.concatenate(([False], (steps[1:] == steps[:-1]) & (times[1:] == times[:-1])))
+    tied[starts] = False
+    nans = np.flatnonzero(tied & np.isnan(values))
+    series = np.searchsorted(starts, nans, "right") - 1
+    for row, of in zip(nans.tolist(), series.tolist(), strict=True):
+        if row == last[of] and values[row - 1] >= 0:
+            last[of] = row - 1
+        start = starts[of]
+        if steps[row] == steps[start] and times[row] == times[start] and values[start] >= 0:
+            first[of] = row
+    return first, last
+
+
+def _order(place: _Place) -> tuple[int, int, float, bool]:
+    """MLflow's order of points; NaN comes just before 0. The first and the last point are never ``None``."""
+    assert place is not None
+    value, step, timestamp = place
+    return (step, timestamp, 0.0, False) if math.isnan(value) else (step, timestamp, value, True)
 
 
 def _positions(numbers: Any, is_nan: Any, starts: Any, counts: Any, reduce: Any) -> Any:
@@ -105,8 +132,8 @@ def _merge(left: _Partial, right: _Partial) -> _Partial:
         left[0] + right[0],
         left[1] + right[1],
         left[2] + right[2],
-        left[3],
-        right[4],
+        left[3] if _order(left[3]) <= _order(right[3]) else right[3],
+        right[4] if _order(left[4]) <= _order(right[4]) else left[4],
         right[5] if left[5] is None or (right[5] is not None and right[5][0] < left[5][0]) else left[5],
         right[6] if left[6] is None or (right[6] is not None and right[6][0] > left[6][0]) else left[6],
     )

@@ -60,9 +60,9 @@ class Connection:
 
         With ``max_points`` longer series are thinned out on the server so that the curve looks the same
         (``"lttb"``), or so that each stretch's smallest and largest value stay (``"minmax"``); the first
-        and last point and every NaN and infinity stay too. ``as_`` is ``"pandas"`` (a ``MetricsFrame``),
-        ``"polars"``, ``"arrow"``, or ``"wide"`` (a pandas frame with a row per run and step and a column
-        per key).
+        and last point, and the ends of stretches of NaN and infinity, stay too. ``as_`` is ``"pandas"``
+        (a ``MetricsFrame``), ``"polars"``, ``"arrow"``, or ``"wide"`` (a pandas frame with a row per run
+        and step and a column per key).
         """
         body = self._selection(runs, keys, experiment, filter, steps, time)
         if max_points is not None:

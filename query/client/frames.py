@@ -79,9 +79,14 @@ def to_pandas(table: pa.Table) -> pd.DataFrame:
 
 
 def widen(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per run and step, one column per key."""
-    newest = frame.sort_values(["run_id", "key", "step", "timestamp"], kind="stable").drop_duplicates(
-        ["run_id", "step", "key"], keep="last"
+    """One row per run and step, one column per key; of several points the newest by MLflow's rule, to which NaN
+    counts as 0."""
+    values = frame["value"]
+    order = ["run_id", "key", "step", "timestamp", "shown", "number"]
+    newest = (
+        frame.assign(shown=values.fillna(0.0), number=values.notna())
+        .sort_values(order, kind="stable")
+        .drop_duplicates(["run_id", "step", "key"], keep="last")
     )
     return newest.pivot(index=["run_id", "step"], columns="key", values="value").sort_index()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import configparser
 import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,21 @@ def tracking_uri() -> str:
     return str(uri)
 
 
+class Credentials(httpx.Auth):
+    """MLflow's credentials, looked up at every request, as MLflow's client does: tokens expire."""
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response]:
+        """Give the request what the environment holds now."""
+        token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+        basic = None if token else _basic_auth() or (request.url.username, request.url.password)
+        if token:
+            request.headers["Authorization"] = f"Bearer {token}"
+        elif basic is not None and basic[0]:
+            user_and_password = base64.b64encode(":".join(basic).encode()).decode()
+            request.headers["Authorization"] = f"Basic {user_and_password}"
+        yield request
+
+
 class Http:
     """One server's connections. Thread-safe; waits out 429 and 503 as the MLflow client does."""
 
@@ -56,8 +72,8 @@ class Http:
         return {
             "base_url": self.uri,
             "timeout": httpx.Timeout(self._timeout_s, connect=10.0),
-            "auth": _basic_auth(),
-            "headers": {"User-Agent": "runstream", **_bearer()},
+            "auth": Credentials(),
+            "headers": {"User-Agent": "runstream"},
             "verify": _verify(),
             "cert": os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH") or None,
             "follow_redirects": True,
@@ -115,15 +131,8 @@ def _pause_s(attempt: int, retry_after: str | None) -> float:
         return min(0.2 * float(2**attempt), _LONGEST_PAUSE_S)
 
 
-def _bearer() -> dict[str, str]:
-    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    return {"Authorization": f"Bearer {token}"} if token else {}
-
-
 def _basic_auth() -> tuple[str, str] | None:
     """From the environment, else from MLflow's credentials file (``mlflow.utils.credentials``)."""
-    if os.environ.get("MLFLOW_TRACKING_TOKEN"):
-        return None
     user = os.environ.get("MLFLOW_TRACKING_USERNAME")
     password = os.environ.get("MLFLOW_TRACKING_PASSWORD")
     if not (user and password):

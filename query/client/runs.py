@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from runstream.query.client.http import Http
+from runstream.query.client.http import Http, ServerError
 
 _PAGE = 1_000
 
@@ -40,7 +40,8 @@ def _ids(runs: Any) -> Iterable[str]:
 def search_run_ids(http: Http, experiment: Any, filter_string: str | None) -> list[str]:
     """The ids of all runs that MLflow's search finds, newest first.
 
-    ``experiment`` is a name, an id, or a list of these. Raises ``ServerError`` and ``ValueError``.
+    ``experiment`` is a name, an id, an experiment, or a list of these; digits in a text are a name where an
+    experiment has it, else an id. Raises ``ServerError`` and ``ValueError``.
     """
     if experiment is None:
         raise ValueError("name runs, or an experiment to search")
@@ -61,8 +62,13 @@ def search_run_ids(http: Http, experiment: Any, filter_string: str | None) -> li
 
 def _experiment_id(http: Http, name: Any) -> str:
     experiment_id = getattr(name, "experiment_id", name)
-    text = str(experiment_id)
-    if text.isdecimal():
-        return text
-    found = http.json("GET", "/api/2.0/mlflow/experiments/get-by-name", params={"experiment_name": text})
+    if experiment_id is not name or isinstance(name, int):
+        return str(experiment_id)
+    text = str(name)
+    try:
+        found = http.json("GET", "/api/2.0/mlflow/experiments/get-by-name", params={"experiment_name": text})
+    except ServerError as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST" and text.isdecimal():
+            return text
+        raise
     return str(found["experiment"]["experiment_id"])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runstream.schemas.errors import MlflowError
@@ -25,6 +25,15 @@ class Format:
 
     content_type: str
     write: Writer
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What an answer in this format says of itself."""
+        headers = {"Content-Type": self.content_type, "X-Content-Type-Options": "nosniff"}
+        if self.content_type.startswith("text/csv"):
+            # A file to be kept, not a page: spreadsheets compute what begins with = in a cell.
+            headers["Content-Disposition"] = 'attachment; filename="metrics.csv"'
+        return headers
 
 
 class _Sink(io.RawIOBase):
@@ -50,6 +59,9 @@ class _Sink(io.RawIOBase):
 
 
 _JSON_ROWS = 16_384
+_CSV_ROWS = 65_536
+# As Arrow writes them, and as MLflow does.
+_NOT_NUMBERS = (("nan", "NaN"), ("-nan", "NaN"), ("inf", "Infinity"), ("-inf", "-Infinity"))
 
 
 def _arrow(schema: pa.Schema, batches: Iterable[pa.RecordBatch], compression: str) -> Generator[bytes]:
@@ -69,7 +81,7 @@ def _json(schema: pa.Schema, batches: Iterable[pa.RecordBatch], compression: str
         for at in range(0, batch.num_rows, _JSON_ROWS):
             columns = [_json_column(column) for column in batch.slice(at, _JSON_ROWS).columns]
             rows = [dict(zip(schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
-            yield opening + orjson.dumps(rows, default=str, option=orjson.OPT_UTC_Z)[1:-1]
+            yield opening + _dump(rows)[1:-1]
             opening = b","
     yield b"[]" if opening == b"[" else b"]"
 
@@ -80,25 +92,61 @@ def _json_column(column: pa.Array) -> list[Any]:
     if pa.types.is_floating(column.type) and column.null_count < len(column):
         numbers = column.to_numpy(zero_copy_only=False)
         for position in np.flatnonzero(~np.isfinite(numbers)).tolist():
-            value = values[position]
-            if value is not None:
-                values[position] = "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+            values[position] = _named(values[position])
+    elif pa.types.is_nested(column.type):
+        values = [_named(value) for value in values]
     return values
 
 
+def _named(value: Any) -> Any:
+    """The value, however nested, with names for the numbers that JSON lacks."""
+    if isinstance(value, float):
+        if value - value == 0:
+            return value
+        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, list):
+        return [_named(one) for one in value]
+    if isinstance(value, tuple):
+        return tuple(_named(one) for one in value)
+    if isinstance(value, dict):
+        return {name: _named(one) for name, one in value.items()}
+    return value
+
+
+def _dump(value: Any) -> bytes:
+    return orjson.dumps(value, default=str, option=orjson.OPT_UTC_Z)
+
+
 def _csv(schema: pa.Schema, batches: Iterable[pa.RecordBatch], compression: str) -> Generator[bytes]:
-    sink = _Sink()
-    plain = pa.schema(
-        [
-            field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
-            for field in schema
-        ]
-    )
-    with pyarrow.csv.CSVWriter(sink, plain) as writer:
-        for batch in batches:
-            writer.write_batch(batch.cast(plain))
-            yield sink.taken()
-    yield sink.taken()
+    names = pa.array(schema.names, pa.string())
+    yield ",".join(_quoted(names).to_pylist()).encode() + b"\n"
+    for batch in batches:
+        for at in range(0, batch.num_rows, _CSV_ROWS):
+            cells = [_csv_column(column) for column in batch.slice(at, _CSV_ROWS).columns]
+            lines = pc.binary_join_element_wise(*cells, ",", null_handling="replace", null_replacement="")
+            yield "\n".join(lines.to_pylist()).encode() + b"\n"
+
+
+def _csv_column(column: pa.Array) -> pa.Array:
+    """A column as texts: names and nested values in quotes, numbers that JSON lacks by MLflow's names."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_floating(column.type):
+        texts = column.cast(pa.string())
+        for ours, theirs in _NOT_NUMBERS:
+            texts = pc.if_else(pc.equal(texts, ours), theirs, texts)
+        return texts
+    if pa.types.is_nested(column.type):
+        values = [None if value is None else _dump(value).decode() for value in _json_column(column)]
+        return _quoted(pa.array(values, pa.string()))
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return _quoted(column)
+    return column.cast(pa.string())
+
+
+def _quoted(texts: pa.Array) -> pa.Array:
+    doubled = pc.replace_substring(texts, '"', '""')
+    return pc.binary_join_element_wise('"', doubled, '"', "")
 
 
 def _parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch], compression: str) -> Generator[bytes]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from runstream.schemas.errors import RunstreamError
 
+_log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -66,8 +68,14 @@ class Workers:
             self._waiting -= 1
         future = asyncio.get_running_loop().run_in_executor(self._executor, call)
         # The slot is the thread's: it is free when the thread is, not when the caller gives up.
-        future.add_done_callback(lambda _: self._free.release())
+        future.add_done_callback(self._ended)
         return future
+
+    def _ended(self, future: asyncio.Future[Any]) -> None:
+        self._free.release()
+        # Whoever asked may have left: then nobody else looks at what went wrong.
+        if not future.cancelled() and (error := future.exception()) is not None:
+            _log.debug("a read failed", extra={"error": str(error)})
 
     async def close(self) -> None:
         """Wait for calls under way, then end the threads."""

@@ -6,7 +6,6 @@ adjacent equal rows are one point. Everything here blocks; call it off the event
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from runstream.query.mlflow.sampling import sample_stream
-from runstream.query.mlflow.snapshots import SnapshotCache
+from runstream.query.mlflow.snapshots import Snapshot, SnapshotCache
 from runstream.query.points.distributed import delete_runs
-from runstream.query.points.parts import Coverage, Part, active_parts, coverage, still_right
+from runstream.query.points.kept import Kept
+from runstream.query.points.parts import Part, active_parts, coverage
 from runstream.query.points.series import EMPTY, Ints, Series, by_step, by_time, ntile_positions
 from runstream.schemas.mlflow.limits import INT64_MAX, INT64_MIN
 from runstream.schemas.mlflow.page_tokens import create_page_token, parse_page_token
@@ -59,8 +59,7 @@ class HistoryReader:
     """Reads of MLflow's metric-history calls. Thread-safe and blocking; raises ``DatabaseError``.
 
     ``snapshot_bytes`` bounds the cache of long series that are being paged through, ``max_query_s`` the
-    time that ClickHouse may spend on one query. ``replicated`` says that pages of one listing may be asked of several
-    readers: then a held series is used only while nothing was added to it.
+    time that ClickHouse may spend on one query.
     """
 
     def __init__(
@@ -69,17 +68,15 @@ class HistoryReader:
         *,
         snapshot_bytes: int = 128 << 20,
         max_query_s: float = 60.0,
-        replicated: bool = False,
     ) -> None:
         self._database = database
         self._snapshots = SnapshotCache(snapshot_bytes)
         self._snapshot_rows = max(snapshot_bytes // 24, 1)
         self._settings = {"max_execution_time": max_query_s}
-        self._replicated = replicated
-        # What the held series were read from.
-        self._seen: OrderedDict[tuple[str, str], Coverage] = OrderedDict()
         # The last point before an offset of a series too long for the cache.
-        self._bookmarks: OrderedDict[tuple[str, str, int], tuple[int, int, float]] = OrderedDict()
+        self._bookmarks: Kept[tuple[str, str, int], tuple[int, int, float]] = Kept(
+            _MAX_BOOKMARKS, lambda _: 1
+        )
 
     def history(
         self, run_id: str, key: str, max_results: int | None = None, page_token: str | None = None
@@ -87,47 +84,60 @@ class HistoryReader:
         """One page of a series (``SqlAlchemyStore.get_metric_history``), all of it if ``max_results`` is
         ``None``.
 
-        The first page is read from the table; later ones come from the same reading while it is held, so that
-        paging through N points costs about N. Raises ``MlflowError`` for a bad token.
+        The first page is read from the table; later ones from a reading of the whole series that is held and brought
+        up to date, so that paging through N points costs about N, and every page shows what was there before it was
+        asked for. Raises ``MlflowError`` for a bad token.
         """
         offset = parse_page_token(page_token)
         start = max(offset, 0)
-        series = self._held(run_id, key) if start else None
-        if series is None:
-            parts = active_parts(self._database) if self._replicated else []
-            series = self._read_bounded(run_id, key)
-            if series is None and max_results is not None:
-                return self._page_of_long_series(run_id, key, max_results, offset)
-            if series is None:
-                series = self._read_all(run_id, key)
-            elif max_results is not None and len(series) > start + max_results:
-                self._hold(run_id, key, series, parts)
         if max_results is None:
-            return Page(series.take(slice(start, None)), None)
+            return Page(self._read_all(run_id, key).take(slice(start, None)), None)
+        series = self._whole(run_id, key) if start else None
+        if series is None:
+            return self._page_alone(run_id, key, max_results, offset)
         more = start + max_results < len(series)
         page = series.take(slice(start, start + max_results))
         return Page(page, create_page_token(offset + max_results) if more else None)
 
-    def _held(self, run_id: str, key: str) -> Series | None:
-        """The reading of an earlier page, if it can be this listing's."""
-        series = self._snapshots.get(run_id, key)
-        if series is None or not self._replicated:
-            return series
-        # Another query service may have answered the page before, from a newer reading.
-        seen = self._seen.get((run_id, key))
+    def _whole(self, run_id: str, key: str) -> Series | None:
+        """A series as it is now; ``None`` if it is too long to be held."""
+        # Before the reading: what is seen beyond these parts is read once more the next time.
         parts = active_parts(self._database)
-        parameters = {"run": run_id, "key": key}
-        if seen is None or not still_right(self._database, seen, parts, _ONE, parameters, self._settings):
-            return None
+        held = self._snapshots.get(run_id, key)
+        series = self._up_to_date(held, run_id, key, parts) if held is not None and parts else None
+        if series is None:
+            if self._count(run_id, key) > self._snapshot_rows:
+                return None
+            series, held = self._read_all(run_id, key), None
+        if parts:
+            self._snapshots.put(run_id, key, Snapshot(series, coverage(parts, held.seen if held else None)))
         return series
 
-    def _hold(self, run_id: str, key: str, series: Series, parts: list[Part]) -> None:
-        self._snapshots.put(run_id, key, series)
-        if self._replicated:
-            self._seen.pop((run_id, key), None)
-            self._seen[run_id, key] = coverage(parts)
-            while len(self._seen) > _MAX_BOOKMARKS:
-                self._seen.popitem(last=False)
+    def _up_to_date(self, held: Snapshot, run_id: str, key: str, parts: list[Part]) -> Series | None:
+        """A held series with the points that came since; ``None`` if it must be read anew."""
+        if any(part.deletion > held.seen.deletion for part in parts):
+            return None  # rows are gone, and the parts do not show whose
+        known = [part.name for part in parts if held.seen.holds(part)]
+        if len(known) == len(parts):
+            return held.series
+        room = max(self._snapshot_rows - len(held.series), 0)
+        # Not "in the others": a part that has just been merged into a new one would be left out.
+        added = self._arrow(
+            f"SELECT step, timestamp, value {_SERIES} AND _part NOT IN {{known:Array(String)}}"
+            " ORDER BY timestamp, step, value LIMIT {rows:UInt64}",
+            {"run": run_id, "key": key, "known": known, "rows": room + 1},
+        )
+        if not added.num_rows:
+            return held.series
+        if added.num_rows > room:
+            return None
+        old = held.series
+        steps, timestamps, values = columns_of(added)
+        return by_time(
+            np.concatenate((old.steps, steps)),
+            np.concatenate((old.timestamps, timestamps)),
+            np.concatenate((old.values, values)),
+        )
 
     def history_bulk(self, run_ids: Sequence[str], key: str, max_results: int) -> list[tuple[str, Series]]:
         """Histories of many runs, ``max_results`` points together, in the order of the run ids, then as
@@ -215,18 +225,10 @@ class HistoryReader:
     def delete_runs(self, run_ids: Sequence[str]) -> None:
         """Remove every point of these runs for good (``mlflow gc``); returns when readers no longer see
         them."""
-        self._snapshots.forget_runs(set(run_ids))
         delete_runs(self._database, run_ids)
 
-    def _read_bounded(self, run_id: str, key: str) -> Series | None:
-        """The whole series, or ``None`` if it is too long to be held."""
-        table = self._arrow(
-            f"SELECT step, timestamp, value {_SERIES} ORDER BY timestamp, step, value LIMIT {{rows:UInt64}}",
-            {"run": run_id, "key": key, "rows": self._snapshot_rows + 1},
-        )
-        if table.num_rows > self._snapshot_rows:
-            return None
-        return by_time(*columns_of(table))
+    def _count(self, run_id: str, key: str) -> int:
+        return int(self._arrow(f"SELECT count() AS n {_SERIES}", {"run": run_id, "key": key})["n"][0].as_py())
 
     def _read_all(self, run_id: str, key: str) -> Series:
         return by_time(
@@ -238,8 +240,9 @@ class HistoryReader:
             )
         )
 
-    def _page_of_long_series(self, run_id: str, key: str, max_results: int, offset: int) -> Page:
-        """A page of a series beyond the cache: after a remembered point, else by counting distinct points."""
+    def _page_alone(self, run_id: str, key: str, max_results: int, offset: int) -> Page:
+        """A page read by itself: the first, or, of a series too long to be held, one after a remembered point, else
+        by counting distinct points."""
         parameters: dict[str, Any] = {"run": run_id, "key": key}
         after = self._bookmarks.get((run_id, key, offset))
         select, where, skip = "step, timestamp, value", "", ""
@@ -266,13 +269,9 @@ class HistoryReader:
             return Page(series, None)
         page = series.take(slice(0, max_results))
         end = offset + max_results
-        self._bookmarks[run_id, key, end] = (
-            int(page.timestamps[-1]),
-            int(page.steps[-1]),
-            float(page.values[-1]),
-        )
-        while len(self._bookmarks) > _MAX_BOOKMARKS:
-            self._bookmarks.popitem(last=False)
+        if offset >= 0 and len(page):
+            last = int(page.timestamps[-1]), int(page.steps[-1]), float(page.values[-1])
+            self._bookmarks.put((run_id, key, end), last)
         return Page(page, create_page_token(end))
 
     def _arrow(self, sql: str, parameters: Parameters) -> pa.Table:

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from runstream.query.http.errors import Handler, json_answer
 from runstream.query.http.roles_only import carries
-from runstream.query.http.workers import Workers
+from runstream.query.http.workers import BusyError, Workers
 from runstream.query.mlflow.history import HistoryReader
 from runstream.query.points.series import Series
 from runstream.schemas.errors import MlflowError
@@ -137,7 +137,7 @@ class InternalRoutes:
     async def history(self, request: web.Request) -> web.Response:
         """A page of one series, in MLflow's order."""
         wanted = await _decode(request, HistoryRequest)
-        fresh = bool(wanted.page_token) or await self._fresh([wanted.run_id])
+        fresh = await self._fresh([wanted.run_id])
 
         def read() -> bytes:
             page = self._reader.history(wanted.run_id, wanted.key, wanted.max_results, wanted.page_token)
@@ -191,7 +191,9 @@ class InternalRoutes:
         """Remove every point of some runs, after what was appended for them has arrived."""
         wanted = await _decode(request, RunsRequest)
         # With newest values: none may be written for a run whose rows in the metadata database go next.
-        await self._barrier.wait(wanted.run_ids, self._barrier_timeout_s)
+        if not await self._barrier.wait(wanted.run_ids, self._barrier_timeout_s):
+            # What arrived after it would belong to a run that nothing removes again.
+            raise BusyError("points of these runs are still on their way")
         await self._workers.run(self._reader.delete_runs, wanted.run_ids)
         return json_answer(b"{}")
 

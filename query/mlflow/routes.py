@@ -22,7 +22,6 @@ from runstream.schemas.mlflow.limits import MAX_HISTORY_BULK
 from runstream.schemas.ports.barrier import Barrier
 
 _APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
-_MAX_BODY_BYTES = 1 << 20
 
 
 class MlflowRoutes:
@@ -49,8 +48,7 @@ class MlflowRoutes:
     async def history(self, request: web.Request) -> web.Response:
         """One page of one series."""
         wanted = parse_history(request.query, await _body(request))
-        # A later page comes from the reading that the first page waited for.
-        fresh = wanted.page_token is not None or await self._fresh([wanted.run_id])
+        fresh = await self._fresh([wanted.run_id])
 
         def read() -> bytes:
             page: Page = self._reader.history(
@@ -92,7 +90,7 @@ class MlflowRoutes:
 async def _body(request: web.Request) -> bytes:
     if len(request.query) or not request.can_read_body:
         return b""
-    return await request.content.read(_MAX_BODY_BYTES)
+    return await request.read()
 
 
 def _without_last(found: Sequence[tuple[str, Series]], count: int) -> list[tuple[str, Series]]:

@@ -1,9 +1,10 @@
 """Fewer points of a series that show the same curve.
 
-Whatever the method: a series of at most ``max_points`` is exact, the first and the last point stay, and so
-does every NaN and every infinity (they come on top of ``max_points``). ``minmax`` keeps the smallest and
-the largest value of each of equally wide stretches, ``lttb`` (largest triangle, three buckets) what an eye
-would draw the curve through.
+Whatever the method: never more than ``max_points``, a series of at most so many is exact, and the first and the last
+point stay. Of each stretch of NaN, or of one infinity, its two ends stay; if they would take more than half of
+``max_points``, as many of them as that, evenly. The rest is for what is finite: ``minmax`` keeps the smallest and the
+largest value of each of equally wide stretches, ``lttb`` (largest triangle, three buckets) what an eye would draw the
+curve through.
 """
 
 from __future__ import annotations
@@ -28,24 +29,41 @@ def keep_positions(series: Series, max_points: int, method: Method) -> Positions
     """Which points of an ordered series to keep, ascending; ``None`` for all. ``max_points`` is at least 4."""
     if len(series) <= max_points:
         return None
+    x = axis(series)
     finite = np.isfinite(series.values)
     if finite.all():
-        return _of_finite(series, max_points, method)
-    positions = np.flatnonzero(finite)
-    if len(positions) > max_points:
-        positions = positions[_of_finite(series.take(positions), max_points, method)]
-    ends = np.array([0, len(series) - 1])
-    return np.unique(np.concatenate((positions, np.flatnonzero(~finite), ends)))
+        return _of_finite(x, series.values, max_points, method)
+    odd, even = ends_of_odd(x, series.values, max_points // 2), np.flatnonzero(finite)
+    left = max_points - len(odd)
+    if len(even) > left:
+        even = even[_of_finite(x[even] - x[even[0]], series.values[even], left, method)]
+    return np.union1d(even, odd)
 
 
-def _of_finite(series: Series, max_points: int, method: Method) -> Positions:
-    x = axis(series)
+def ends_of_odd(x: Floats, values: Floats, most: int) -> Positions:
+    """The ends of stretches of NaN, and of either infinity; of more than ``most`` those that are spread best."""
+    kind = np.select([np.isnan(values), values == np.inf, values == -np.inf], [1, 2, 3], 0)
+    changes = np.concatenate(([True], kind[1:] != kind[:-1], [True]))
+    ends = np.flatnonzero((changes[:-1] | changes[1:]) & (kind > 0))
+    if len(ends) <= most:
+        return ends
+    # The first of each of equally wide stretches, and the last of all.
+    places = max(most - 1, 1)
+    place = np.minimum((x[ends] * (places / max(x[-1], 1.0))).astype(np.int64), places - 1)
+    chosen = np.concatenate(([True], place[1:] != place[:-1]))
+    chosen[-1] = True
+    return ends[chosen]
+
+
+def _of_finite(x: Floats, values: Floats, max_points: int, method: Method) -> Positions:
+    if max_points < 4:
+        return np.unique([0, len(values) - 1])
     if method == "minmax":
-        return _extremes(x, series.values, (max_points - 2) // 2)
-    if len(series) <= _PLAIN_LTTB_POINTS:
-        return _lttb(x, series.values, max_points)
-    chosen = _extremes(x, series.values, 2 * max_points)
-    return chosen[_lttb(x[chosen], series.values[chosen], max_points)]
+        return _extremes(x, values, (max_points - 2) // 2)
+    if len(values) <= _PLAIN_LTTB_POINTS:
+        return _lttb(x, values, max_points)
+    chosen = _extremes(x, values, 2 * max_points)
+    return chosen[_lttb(x[chosen], values[chosen], max_points)]
 
 
 def _lttb(x: Floats, values: Floats, max_points: int) -> Positions:

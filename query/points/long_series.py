@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from runstream.query.points.downsample import Method, extremes_of, keep_positions
+from runstream.query.points.downsample import Method, axis, ends_of_odd, extremes_of, keep_positions
 from runstream.query.points.parts import active_parts
 from runstream.query.points.rollups import Rollup, find_rollup
 from runstream.query.points.selection import Selection
@@ -27,6 +27,8 @@ LONG_POINTS = 500_000
 _STRETCHES_PER_BUCKET = 4
 _MAX_GROUPS = 1 << 18
 _TOO_MANY_GROUPS = 158
+_EDGES = ("low", "high")
+_ENDS = ("first", "last")
 
 # Step and timestamp apart: over tuples, argMin takes half as long again. Both see the same rows in the same order, so
 # that they name one point.
@@ -36,6 +38,13 @@ SELECT count() AS points, min(value) AS low, max(value) AS high,
     argMax(step, value) AS high_step, argMax(timestamp, value) AS high_timestamp
 FROM metrics WHERE WHERE_CLAUSE AND isFinite(value) GROUP BY bitShiftRight(step, {shift:UInt8})
 """
+# What is not finite: of each kind in a stretch the first and the last, however many there are.
+_ODD = """
+SELECT any(value) AS kind, min((step, timestamp)) AS first, max((step, timestamp)) AS last,
+    first.1 AS first_step, first.2 AS first_timestamp, last.1 AS last_step, last.2 AS last_timestamp
+FROM metrics WHERE WHERE_CLAUSE AND NOT isFinite(value)
+GROUP BY bitShiftRight(step, {shift:UInt8}), if(isNaN(value), 0, sign(value))
+"""
 _FIRST = " ORDER BY step, timestamp, value LIMIT 1"
 _LAST = " ORDER BY step DESC, timestamp DESC, value DESC NULLS FIRST LIMIT 1"
 
@@ -43,7 +52,7 @@ _LAST = " ORDER BY step DESC, timestamp DESC, value DESC NULLS FIRST LIMIT 1"
 def downsample_long(
     database: Database, selection: Selection, settings: Mapping[str, Any], max_points: int, method: Method
 ) -> Series | None:
-    """At most ``max_points`` points, and the non-finite ones, of the one series that ``selection`` names.
+    """At most ``max_points`` points of the one series that ``selection`` names.
 
     ``None`` if the series is not long, or its steps are so uneven that stretches of equal width say little:
     then read it. Blocks; raises ``DatabaseError``.
@@ -69,8 +78,7 @@ class _LongSeries:
             return None
         ends = _join([self._read(self._selection, tail=_FIRST), self._read(self._selection, tail=_LAST)])
         first, last = int(ends.steps[0]), int(ends.steps[-1])
-        buckets = (max_points - 2) // 2 if method == "minmax" else 2 * max_points
-        wanted = _STRETCHES_PER_BUCKET * buckets
+        wanted = _STRETCHES_PER_BUCKET * ((max_points - 2) // 2 if method == "minmax" else 2 * max_points)
         found = self._from_rollups(first, last, wanted)
         if found is None:
             shift = min(max(((last - first + 1) // wanted).bit_length() - 1, 0), 62)
@@ -81,7 +89,7 @@ class _LongSeries:
         shift, chosen = found
         series = _distinct([ends, chosen])
         if method == "minmax":
-            return series.take(_of_buckets(series, shift, buckets))
+            return series.take(_of_buckets(series, shift, max_points))
         kept = keep_positions(series, max_points, method)
         return series if kept is None else series.take(kept)
 
@@ -109,32 +117,31 @@ class _LongSeries:
     def _extremes(
         self, selection: Selection, shift: int, count: int | None, without: Rollup | None = None
     ) -> Series | None:
-        """Each stretch's smallest and largest point and all that are not finite; ``None`` for too many
+        """Each stretch's smallest and largest point and the ends of what is not finite; ``None`` for too many
         stretches."""
         where, parameters = self._where(selection)
         if without is not None:
             # Not "in the others": a part that has just been merged into a new one would be left out.
             where += " AND _part NOT IN {known:Array(String)}"
             parameters["known"] = [part.name for part in without.parts]
+        parameters["shift"] = shift
         try:
-            found = self._database.arrow(
-                _EXTREMES.replace("WHERE_CLAUSE", where),
-                {**parameters, "shift": shift},
-                {**self._settings, "max_rows_to_group_by": _MAX_GROUPS, "group_by_overflow_mode": "throw"},
-            )
+            found = self._groups(_EXTREMES, where, parameters)
+            candidates = [_columns(found, f"{which}_step", f"{which}_timestamp", which) for which in _EDGES]
+            if count is None or int(found.column("points").to_numpy().sum()) != count:
+                odd = self._groups(_ODD, where, parameters)
+                candidates += [_columns(odd, f"{end}_step", f"{end}_timestamp", "kind") for end in _ENDS]
         except DatabaseError as error:
             if error.code == _TOO_MANY_GROUPS:
                 return None
             raise
-        candidates = [
-            Series(
-                *(found.column(name).to_numpy() for name in (f"{which}_step", f"{which}_timestamp", which))
-            )
-            for which in ("low", "high")
-        ]
-        if count is None or int(found.column("points").to_numpy().sum()) != count:
-            candidates.append(_series(self._arrow(f"{where} AND NOT isFinite(value)", parameters)))
         return _join(candidates)
+
+    def _groups(self, statement: str, where: str, parameters: Mapping[str, Any]) -> pa.Table:
+        bounds = {"max_rows_to_group_by": _MAX_GROUPS, "group_by_overflow_mode": "throw"}
+        return self._database.arrow(
+            statement.replace("WHERE_CLAUSE", where), parameters, {**self._settings, **bounds}
+        )
 
     def _read(self, selection: Selection, tail: str = "") -> Series:
         where, parameters = self._where(selection)
@@ -162,23 +169,27 @@ class _LongSeries:
         )
 
 
-def _of_buckets(series: Series, shift: int, buckets: int) -> Any:
-    """First, last, all that are not finite, and the extremes of buckets that are whole numbers of stretches."""
+def _of_buckets(series: Series, shift: int, max_points: int) -> Any:
+    """Of the finite points the first, the last and the extremes of buckets that are whole numbers of stretches; of the
+    others as ``ends_of_odd`` chooses."""
+    odd = ends_of_odd(axis(series), series.values, max_points // 2)
+    finite = np.flatnonzero(np.isfinite(series.values))
+    buckets = (max_points - len(odd) - 2) // 2
+    if not len(finite) or not buckets:
+        return np.union1d(odd, finite[[0, -1]] if len(finite) else finite)
     stretch = (series.steps >> shift).astype(np.uint64)
     stretch -= stretch[0]
-    finite = np.flatnonzero(np.isfinite(series.values))
-    odd = np.flatnonzero(~np.isfinite(series.values))
-    ends = np.array([0, len(series) - 1])
-    if not len(finite):
-        return np.unique(np.concatenate((ends, odd)))
     width = int(stretch[-1]) // buckets + 1
     bucket = (stretch // np.uint64(width)).astype(np.int64)
-    kept = finite[extremes_of(bucket[finite], series.values[finite])]
-    return np.unique(np.concatenate((kept, odd, ends)))
+    return np.union1d(odd, finite[extremes_of(bucket[finite], series.values[finite])])
+
+
+def _columns(table: pa.Table, step: str, timestamp: str, value: str) -> Series:
+    return Series(*(table.column(name).to_numpy() for name in (step, timestamp, value)))
 
 
 def _series(table: pa.Table) -> Series:
-    return Series(*(table.column(name).to_numpy() for name in ("step", "timestamp", "value")))
+    return _columns(table, "step", "timestamp", "value")
 
 
 def _join(parts: Sequence[Series]) -> Series:

@@ -86,7 +86,7 @@ class SqlRoute:
         wanted = await decode(request, SqlRequest)
         chosen = negotiate(request.headers.get("Accept"))
         check_parameters(check_text(wanted.query), wanted.parameters)
-        headers = {"Content-Type": chosen.content_type, "X-Content-Type-Options": "nosniff"}
+        headers = chosen.headers
         if not await self._barrier.wait(None, self._barrier_timeout_s, newest=False):
             headers[STALE_HEADER] = "true"
         body = await self._workers.run(self._body, wanted, chosen)

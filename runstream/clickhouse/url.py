@@ -8,6 +8,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from runstream.schemas.errors import ConfigError
 
 DEFAULT_DATABASE = "runstream"
+# Every thread that reads or writes in one process has a connection (``query.service.QueryConfig`` has 15, and there are
+# the writer's and those of work in the background), so that reads of one kind never wait for another's.
+DEFAULT_POOL_SIZE = 20
 _DEFAULT_PORTS = {"http": 8123, "https": 8443}
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -34,7 +37,7 @@ class ClickHouseUrl:
     compression: str = "lz4"
     connect_timeout_s: int = 10
     timeout_s: int = 300
-    pool_size: int = 8
+    pool_size: int = DEFAULT_POOL_SIZE
     verify: bool = True
     ca_cert: str | None = None
     client_cert: str | None = None
@@ -54,7 +57,7 @@ def parse_url(url: str) -> ClickHouseUrl:
         path = unquote(parts.netloc + parts.path)
         if not path:
             raise ConfigError("the ClickHouse URL needs a folder: chdb:///PATH")
-        pool_size = _integer(options, "pool_size", 8)
+        pool_size = _integer(options, "pool_size", DEFAULT_POOL_SIZE)
         return ClickHouseUrl(database=DEFAULT_DATABASE, path=path, pool_size=pool_size, settings=options)
     if parts.scheme not in _DEFAULT_PORTS:
         raise ConfigError(
@@ -74,7 +77,7 @@ def parse_url(url: str) -> ClickHouseUrl:
         compression=compression,
         connect_timeout_s=_integer(options, "connect_timeout", 10),
         timeout_s=_integer(options, "timeout", 300),
-        pool_size=_integer(options, "pool_size", 8),
+        pool_size=_integer(options, "pool_size", DEFAULT_POOL_SIZE),
         verify=_boolean(options, "verify", True),
         ca_cert=options.pop("ca_cert", None),
         client_cert=options.pop("client_cert", None),

@@ -26,6 +26,7 @@ from runstream.roles.tap import TappedConsumer
 from runstream.schemas.errors import ConfigError
 from runstream.schemas.migrations import METRICS_TABLE, Flavour
 from runstream.schemas.ports.database import Database, DatabaseError
+from runstream.schemas.tasks import keep_running
 from runstream.settings import StorageSettings
 
 _READ_DRAIN_S = 5.0
@@ -50,7 +51,7 @@ async def _storage(settings: StorageSettings) -> None:
         hub = Hub()
         writer = Writer(TappedConsumer(consumer, hub), database, latest, _writer_config(settings))
         app = create_app(database, LocalBarrier(consumer, writer), config, hub)
-        guarding = asyncio.create_task(PartGuard(database, _GUARDED).run())
+        guarding = asyncio.create_task(keep_running("part guard", PartGuard(database, _GUARDED).run))
         try:
             async with writing(writer, stop, settings.drain_timeout_s):
                 await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
@@ -157,7 +158,7 @@ async def writing(
     Takes ``drain_s`` and a little more: a statement that is still under way in its thread then, and would keep the
     process for as long as ClickHouse likes, ends with the process.
     """
-    watching = asyncio.create_task(WriterMetrics(writer).watch())
+    watching = asyncio.create_task(keep_running("writer metrics", WriterMetrics(writer).watch))
     running = asyncio.create_task(writer.run())
     running.add_done_callback(lambda _: stop.set())
     try:

@@ -9,6 +9,7 @@ import itertools
 import math
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -244,18 +245,35 @@ class TestLongSeries:
             assert many(both.reader.history_bulk_interval(runs, "key", limit, 2, 90)) == expected
 
 
-def test_later_pages_come_from_the_first_reading(both: Both) -> None:
-    run_id = both.run("key", [(i, i, float(i)) for i in range(10)])
-    first = both.reader.history(run_id, "key", 4)
-    insert_points(shared_database(), run_id, "key", [(-1, 0, 0.0)])
-    second = both.reader.history(run_id, "key", 4, first.next_page_token)
-    assert second.series.steps.tolist() == [4, 5, 6, 7]
-    assert both.reader.history(run_id, "key", 4).series.steps.tolist() == [-1, 0, 1, 2]
+def test_a_page_shows_what_was_logged_before_it_was_asked_for(both: Both) -> None:
+    points = [(i, i, float(i)) for i in range(10)]
+    run_id = both.run("key", points)
+    token = both.reader.history(run_id, "key", 4).next_page_token
+    added: list[Point] = [(-1, 0, 0.0), (5, 5, math.nan), *((i, i, 1.0) for i in range(10, 60))]
+    for place in range(0, len(added), 20):
+        some = added[place : place + 20]
+        insert_points(shared_database(), run_id, "key", some)
+        both.store.log_batch(run_id, [Metric("key", v, t, s) for s, t, v in some], [], [])
+        page = both.reader.history(run_id, "key", 1000, token)
+        assert ours(run_id, page.series) == theirs(
+            run_id, both.store.get_metric_history(run_id, "key", 1000, token)
+        )
+    assert paged(both, run_id, "key", 7) == theirs(run_id, both.store.get_metric_history(run_id, "key"))
+
+
+def test_pages_asked_at_once_while_points_arrive_hold_them_all(both: Both) -> None:
+    run_id = both.run("key", [(i, i, float(i)) for i in range(50)])
+    token = both.reader.history(run_id, "key", 4).next_page_token
+    with ThreadPoolExecutor(4) as readers:
+        for last in range(51, 71):
+            insert_points(shared_database(), run_id, "key", [(last - 1, last - 1, 0.5)])
+            pages = list(readers.map(lambda _: both.reader.history(run_id, "key", 1000, token), range(4)))
+            assert [page.series.steps.tolist() for page in pages] == [list(range(4, last))] * 4
 
 
 def test_pages_asked_of_several_readers_are_those_of_one_listing(both: Both) -> None:
     run_id = both.run("loss", [(step, step, 0.5) for step in range(10)])
-    readers = [HistoryReader(shared_database(), replicated=True) for _ in range(2)]
+    readers = [HistoryReader(shared_database()) for _ in range(2)]
     readers[0].history(run_id, "loss", 4)
     insert_points(shared_database(), run_id, "loss", [(step, step, 0.5) for step in range(10, 20)])
     steps: list[int] = []

@@ -289,6 +289,9 @@ def test_bands_over_runs(service: Service) -> None:
         ("count", np.full(20, 9)),
     ):
         np.testing.assert_allclose(table.column(name).to_numpy(), expected, rtol=1e-9, err_msg=name)
+    alone = service.table("aggregate", runs=seeds[:1], stats=["count", "std"]).to_pydict()
+    assert alone["count"] == [1] * 20
+    assert all(math.isnan(std) for std in alone["std"]), "of one run it is undefined"
     wide = service.table("aggregate", runs=seeds, stats=["mean"], every=5)
     assert wide.column("step").to_pylist() == [0, 5, 10, 15]
     np.testing.assert_allclose(wide.column("mean").to_numpy(), values[:, [4, 9, 14, 19]].mean(0), rtol=1e-9)
@@ -357,6 +360,6 @@ def test_aggregates_take_mlflows_newest_point(service: Service) -> None:
 def test_long_answers_in_json_come_in_pieces(service: Service) -> None:
     run = uuid.uuid4().hex
     insert_points(shared_database(), run, "loss", [(step, step, float("nan")) for step in range(40_000)])
-    rows = service.post("query", {"runs": [run], "max_points": 10}, "application/json").json()
+    rows = service.post("query", {"runs": [run]}, "application/json").json()
     assert [row["step"] for row in rows] == list(range(40_000))
     assert {row["value"] for row in rows} == {"NaN"}

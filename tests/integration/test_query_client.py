@@ -167,6 +167,19 @@ def test_runs_however_they_are_named(connection: Connection, server: Server) -> 
         connection.get_metrics(experiment=server.experiment, filter="params.rate = '9'")
 
 
+def test_an_experiment_named_by_digits_is_found(connection: Connection, server: Server) -> None:
+    import requests
+
+    api = f"{server.url}/api/2.0/mlflow"
+    name = str(uuid.uuid4().int)[:12]
+    ids = requests.post(f"{api}/experiments/create", json={"name": name}, timeout=30).json()
+    body = {"experiment_id": ids["experiment_id"]}
+    run = requests.post(f"{api}/runs/create", json=body, timeout=30).json()["run"]["info"]["run_id"]
+    insert_points(shared_database(), run, "lr", [(0, 5, 0.5)])
+    for experiment in (name, ids["experiment_id"], int(ids["experiment_id"]), [name]):
+        assert list(connection.get_metrics(experiment=experiment, keys="lr")["value"]) == [0.5]
+
+
 def test_the_other_questions(connection: Connection, server: Server) -> None:
     newest = connection.latest_metrics(server.runs)
     assert set(newest[newest["key"] == "train/loss"]["step"]) == {49}
@@ -392,12 +405,18 @@ def test_credentials_are_mlflow_s(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(app) as url:
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+        # As they are at each request: tokens expire, and connections outlive them.
         with runstream.connect(url) as connection:
             connection.get_run("a")
-        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token")
-        with runstream.connect(url) as connection:
+            for token in ("token", "newer"):
+                monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", token)
+                connection.get_run("a")
+        monkeypatch.delenv("MLFLOW_TRACKING_TOKEN")
+        monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+        monkeypatch.setenv("HOME", url)
+        with runstream.connect(url.replace("://", "://bob:secret@")) as connection:
             connection.get_run("a")
-    assert seen == ["Basic YW5uOnNlY3JldA==", "Bearer token"]
+    assert seen == ["Basic YW5uOnNlY3JldA==", "Bearer token", "Bearer newer", "Basic Ym9iOnNlY3JldA=="]
 
 
 def test_pressure_is_waited_out() -> None:

@@ -3,20 +3,24 @@ requests."""
 
 from __future__ import annotations
 
+import json
 import math
+import socket
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runstream.schemas.wire import INTERNAL, TOKEN_HEADER
 from support.clickhouse_engine import insert_points, shared_database
-from support.query_server import Fresh, query_server
+from support.query_server import TOKEN, Fresh, query_server
 from support.stock import stock_server
 
 HISTORY = "/api/2.0/mlflow/metrics/get-history"
@@ -248,3 +252,39 @@ def test_reads_wait_for_writes_and_say_when_they_could_not() -> None:
         stale = requests.get(url + INTERVAL, params={"run_ids": [run_id], "metric_key": "k"}, timeout=30)
         assert stale.headers["X-Runstream-Stale"] == "true"
         assert stale.content == fresh.content
+
+
+def test_a_body_in_two_packets_is_one_body(servers: Servers) -> None:
+    body = json.dumps({"run_id": servers.runs[0], "metric_key": "plain", "max_results": 3}).encode()
+    whole = requests.get(servers.ours + HISTORY, data=body, timeout=30)
+    address = urlsplit(servers.ours)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        head = (
+            f"GET {HISTORY} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(head.encode() + body[:20])
+        # The first half has been read once its request is answered by nothing but silence.
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(30)
+        connection.sendall(body[20:])
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(whole.content)
+
+
+def test_points_on_their_way_keep_a_run_from_being_removed() -> None:
+    run_id = uuid.uuid4().hex
+    insert_points(shared_database(), run_id, "k", [(0, 0, 1.0)])
+    barrier = Fresh()
+    barrier.late = True
+    with query_server(barrier) as url:
+        headers = {TOKEN_HEADER: TOKEN}
+        refused = requests.post(
+            f"{url}{INTERNAL}/delete-runs", json={"run_ids": [run_id]}, headers=headers, timeout=30
+        )
+        assert refused.status_code == 503
+        query = {"run_id": run_id, "metric_key": "k"}
+        assert len(requests.get(url + HISTORY, params=query, timeout=30).json()["metrics"]) == 1

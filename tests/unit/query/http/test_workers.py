@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 import threading
 
 import pytest
@@ -49,3 +51,27 @@ async def test_a_slow_call_keeps_its_thread_until_it_ends() -> None:
             except BusyError:
                 continue
     await workers.close()
+
+
+async def test_what_fails_after_its_caller_left_is_not_shown_as_an_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    workers = Workers(threads=1, max_waiting=4, timeout_s=10)
+    began, go = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        began.set()
+        go.wait(10)
+        raise ZeroDivisionError
+
+    asking = asyncio.create_task(workers.run(fail))
+    await asyncio.to_thread(began.wait, 10)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    del asking
+    go.set()
+    await workers.close()
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

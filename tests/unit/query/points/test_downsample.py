@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -38,9 +39,42 @@ def test_what_stays(points: Series, max_points: int, method: Method) -> None:
     assert positions == sorted(set(positions))
     assert positions[0] == 0
     assert positions[-1] == len(points) - 1
-    odd = np.flatnonzero(~np.isfinite(points.values)).tolist()
-    assert set(odd) <= set(positions)
-    assert len(positions) <= max_points + len(odd) + 2
+    assert len(positions) <= max_points
+    ends = ends_of_odd_stretches(points.values)
+    if len(ends) <= max_points // 2:
+        assert ends <= set(positions)
+
+
+def ends_of_odd_stretches(values: np.ndarray) -> set[int]:
+    kinds = ["finite" if math.isfinite(value) else repr(value) for value in values.tolist()]
+    ends: set[int] = set()
+    for kind, stretch in itertools.groupby(range(len(kinds)), key=kinds.__getitem__):
+        places = list(stretch)
+        if kind != "finite":
+            ends |= {places[0], places[-1]}
+    return ends
+
+
+@pytest.mark.parametrize("method", ["lttb", "minmax"])
+def test_a_training_that_diverged_shows_where(method: Method) -> None:
+    values = np.concatenate((1 / np.arange(1, 1001), np.full(19_000, math.nan)))
+    points = Series(np.arange(20_000), np.arange(20_000), values)
+    kept = keep_positions(points, 100, method)
+    assert kept is not None
+    assert len(kept) <= 100
+    assert [place for place in kept.tolist() if place >= 1000] == [1000, 19_999]
+
+
+@pytest.mark.parametrize("method", ["lttb", "minmax"])
+def test_many_holes_leave_room_for_the_curve(method: Method) -> None:
+    values = np.sin(np.arange(20_000) / 100)
+    values[::2] = math.nan
+    points = Series(np.arange(20_000), np.arange(20_000), values)
+    kept = keep_positions(points, 100, method)
+    assert kept is not None
+    assert len(kept) <= 100
+    assert np.isfinite(values[kept]).sum() >= 40
+    assert np.isnan(values[kept]).sum() >= 40
 
 
 @given(series(finite), st.integers(4, 60))
