@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install system serve check test test-services bench bench-quick constraints clean
+.PHONY: help install system serve check test test-all test-services bench bench-quick constraints clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## make .venv with everything
 
-system: ## install the programs that some tests need (browser, PostgreSQL, wrk, Maven)
+system: ## install the programs that some tests need (browser, PostgreSQL, wrk, Maven), saying which
 	@scripts/system-packages
 
 serve: install ## run the server on this machine: http://127.0.0.1:5000
@@ -34,7 +34,10 @@ check: install ## lint and type-check
 	$(BIN)/mypy
 	$(BIN)/mypy tests benchmarks
 
-test: install system check ## install, lint, check types, run every test
+test: install system check ## install, lint, check types, run the tests that guard every promise (what CI runs)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 -m "not slow_suite" $(ARGS)
+
+test-all: install system check ## the same with the long ones: matrices of versions, hours of failures
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 $(ARGS)
 
 test-services: install ## the behaviour suite on servers that you name: CLICKHOUSE=… KAFKA=… POSTGRES=… S3=…
