@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install system serve check test test-all test-services bench bench-quick constraints clean
+.PHONY: help install system serve check test test-all test-services docs pre-commit bench bench-quick constraints clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,14 @@ test-services: install ## the behaviour suite on servers that you name: CLICKHOU
 	RUNSTREAM_TEST_SET=production RUNSTREAM_TEST_CLICKHOUSE='$(CLICKHOUSE)' RUNSTREAM_TEST_KAFKA='$(KAFKA)' \
 	RUNSTREAM_TEST_POSTGRES='$(POSTGRES)' RUNSTREAM_TEST_S3='$(S3)' \
 		$(BIN)/python -m pytest tests/integration/test_client_*.py tests/integration/test_read_your_writes.py $(ARGS)
+
+docs: install ## build the documentation's site into build/site, warnings as errors
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m mkdocs build --quiet --clean
+
+pre-commit: install ## check what a commit touches, at each commit
+	$(BIN)/uv pip install --quiet --python $(BIN)/python pre-commit
+	$(BIN)/python -m pre_commit install
 
 bench: install system ## compare with stock MLflow and others (up to 30 minutes)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -42,7 +42,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="how long each load lasts, instead of the profile's")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for the results")
     parser.add_argument("--work-dir", type=Path, help="folder for the servers' data; temporary if not given")
-    parser.add_argument("--docs", action="store_true", help="also write the plots and the table to docs/")
+    parser.add_argument(
+        "--docs", action="store_true", help="also write the plots and the table to docs/internals/benchmarks/"
+    )
     parser.set_defaults(profile="full")
     return parser.parse_args(argv)
 
@@ -159,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         if arguments.work_dir is None:
             shutil.rmtree(work, ignore_errors=True)
-    report.write(outcome, arguments.out, docs=_ROOT / "docs" if arguments.docs else None)
+    report.write(outcome, arguments.out, docs=_ROOT / "docs" / "internals" if arguments.docs else None)
     failed = outcome["errors"] or any(not s["verdict"]["nothing_lost"] for s in outcome["sessions"])
     return 1 if failed else 0
 

@@ -12,7 +12,6 @@ from hypothesis import settings
 from support.cluster import RunstreamCluster
 from support.runstream_server import RunstreamServer
 
-
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("suite", deadline=None)
 settings.load_profile("suite")

@@ -1,4 +1,4 @@
-"""Back-up and restore of the embedded folder, as docs/operations.md describes them."""
+"""Back-up and restore of the embedded folder, as docs/guides/operations.md describes them."""
 
 from __future__ import annotations
 

@@ -70,9 +70,9 @@ def test_every_figure_says_where_it_comes_from() -> None:
 
 
 def test_the_page_shows_what_the_model_says() -> None:
-    page = (ROOT / "docs" / "scaling.md").read_text()
+    page = (ROOT / "docs" / "internals" / "scaling.md").read_text()
     assert table([plan(rate, FIGURES_NOW) for rate in RATES]) in page
-    assert "scaling/capacity.png" in page
+    assert "images/capacity.png" in page
 
 
 def test_command_line_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

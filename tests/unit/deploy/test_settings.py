@@ -1,4 +1,4 @@
-"""The table of settings in docs/operations.md is the settings' own. ``RUNSTREAM_WRITE_DOCS=1`` writes it anew."""
+"""The settings' table of docs/guides/operations.md is their own; ``RUNSTREAM_WRITE_DOCS=1`` writes it anew."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings
 from runstream.settings import GatewaySettings, StorageSettings, TrackingSettings
 from support.deploy import ROOT
 
-PAGE = ROOT / "docs" / "operations.md"
+PAGE = ROOT / "docs" / "guides" / "operations.md"
 BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->"
 ROLES: dict[str, type[BaseSettings]] = {
     "gateway": GatewaySettings,
@@ -70,7 +70,7 @@ def test_the_table_is_the_settings_own() -> None:
 def test_pages_name_only_settings_that_exist() -> None:
     known = {f"RUNSTREAM_{name.upper()}" for role in ROLES.values() for name in role.model_fields}
     known |= {"RUNSTREAM_WRITE_DOCS"}
-    for page in sorted((ROOT / "docs").glob("*.md")):
+    for page in sorted((ROOT / "docs").rglob("*.md")):
         assert not _variables(page) - known, page.name
 
 

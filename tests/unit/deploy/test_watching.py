@@ -196,7 +196,7 @@ def test_panels_lie_beside_each_other() -> None:
 
 
 def test_alerts_and_metrics_are_explained(metrics: dict[str, set[str]]) -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
+    text = (ROOT / "docs" / "guides" / "operations.md").read_text()
     missing = [rule["alert"] for rule in alerts() if f"`{rule['alert']}`" not in text]
     missing += [
         name
