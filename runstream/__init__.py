@@ -8,6 +8,13 @@ For notebooks::
     server = runstream.connect("http://localhost:5000")   # or another one
     server.get_metrics(experiment="digits", filter="params.lr = '0.1'", max_points=500).plot()
 
+For trainings::
+
+    runstream.enable()                                    # MLflow's calls return when they are in a file: the spool
+    with runstream.start_run(experiment="digits") as run: # or without MLflow
+        run.log({"loss": 0.1}, step=1)
+    runstream.status()                                    # what waits, and why
+
 Everything is imported at first use, so that importing this costs nothing.
 """
 
@@ -17,6 +24,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runstream.ingest.client.run import enable as enable
+    from runstream.ingest.client.run import start_run as start_run
+    from runstream.ingest.client.run import status as status
     from runstream.query.client import AsyncConnection as AsyncConnection
     from runstream.query.client import Connection as Connection
     from runstream.query.client import MetricsFrame as MetricsFrame
@@ -44,8 +54,9 @@ _CLIENT = (
     "connect_async",
 )
 _OF_DEFAULT = ("aggregate", "get_metrics", "get_run", "latest_metrics", "sql", "summary", "tail")
+_OF_TRAINING = ("enable", "start_run", "status")
 
-__all__ = [*_CLIENT, *_OF_DEFAULT]
+__all__ = [*_CLIENT, *_OF_DEFAULT, *_OF_TRAINING]
 
 
 def __getattr__(name: str) -> Any:
@@ -53,6 +64,8 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("runstream.query.client"), name)
     if name in _OF_DEFAULT:
         return getattr(import_module("runstream.query.client.default"), name)
+    if name in _OF_TRAINING:
+        return getattr(import_module("runstream.ingest.client.run"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

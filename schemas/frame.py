@@ -19,11 +19,10 @@ Kinds, and what they hold (``J`` is one JSON object, UTF-8)::
      5 PARAMS    J     {key: value}
      6 TAGS      J     {key: value}
      7 CALL      J     {"method", "path", "body"}: any other call of MLflow's REST API
-     8 ARTIFACT  J     {"path", "file"}: a file that waits beside the spool
-     9 STATUS    J     {"status", "end_time", "run_name"}
-    10 MARK      J     {"offset"}: everything before this offset has been delivered
-    11 END             the writer has closed this file
-    12 PACKED    count bytes of frames, compressed as one LZ4 block
+     8 STATUS    J     {"status", "end_time", "run_name"}: any of them
+     9 MARK      J     {"offset"}: everything before this offset has been delivered
+    10 END             the writer has closed this file
+    11 PACKED    count bytes of frames, compressed as one LZ4 block
 
 Versions only grow: a reader knows every version up to its own. Golden files of every version live in
 ``tests/unit/schemas/golden``; ``docs/wire.md`` describes the format for other languages. What a reader cannot
@@ -44,7 +43,7 @@ from runstream.schemas.errors import BadRecordError
 
 VERSION = 1
 MAGIC = b"RS"
-FILE, NAMES, POINTS, CREATE, PARAMS, TAGS, CALL, ARTIFACT, STATUS, MARK, END, PACKED = range(1, 13)
+FILE, NAMES, POINTS, CREATE, PARAMS, TAGS, CALL, STATUS, MARK, END, PACKED = range(1, 12)
 
 HEAD = struct.Struct("<2sBBII")
 HEADER_BYTES = 16
@@ -64,7 +63,7 @@ class Frame(NamedTuple):
     """
 
     kind: int
-    count: int
+    count: int  # type: ignore[assignment]  # the header's word; nobody counts in a frame
     size: int
     start: int
     end: int
@@ -307,8 +306,8 @@ def decode_points(buffer: bytes, frame: Frame) -> Columns:
     count, size = frame.count, (frame.end - frame.start) // frame.repeat
     if frame.repeat == 1:
         at, wide = frame.start + HEADER_BYTES, 8 * count
-        cuts = [buffer[at + i * wide : at + (i + 1) * wide] for i in range(3)]
-        return Columns(*cuts, buffer[at + 3 * wide : at + 3 * wide + 4 * count])
+        first, second, third, fourth = at + wide, at + 2 * wide, at + 3 * wide, at + 3 * wide + 4 * count
+        return Columns(buffer[at:first], buffer[first:second], buffer[second:third], buffer[third:fourth])
     view = memoryview(buffer)[frame.start : frame.end]
     words, halves, width = view.cast("Q"), view.cast("I"), size // 8
 

@@ -4,14 +4,14 @@ everything else by REST calls, in the order in which it was logged."""
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from ingest.client.artifacts import upload
-from ingest.client.creation import create
-from runstream.ingest.client.link import INGEST, MLFLOW, Link, RefusedError
+from ingest.client.creation import create, find_run
+from runstream.ingest.client.artifacts import upload_all
+from runstream.ingest.client.link import INGEST, MLFLOW, Link, NotYetError, RefusedError
 from runstream.ingest.client.reader import Piece, SpoolFile
 from runstream.ingest.client.rest_batches import log_batch
 from runstream.schemas import frame
@@ -62,14 +62,36 @@ class Delivery:
     def step(self, file: SpoolFile) -> bool:
         """Deliver the next piece of ``file``; whether there was one.
 
-        Raises ``AwayError`` or ``DeniedError``: the file's mark then stands before what is not delivered.
+        Raises ``AwayError``, ``DeniedError`` or ``NotYetError``: the file's mark then stands before what is not
+        delivered.
         """
         piece = file.read(file.cursor)
         if piece is None:
             return False
-        self._deliver(file, piece)
+        try:
+            self._deliver(file, piece)
+        except RefusedError as error:
+            if not error.no_such_run:
+                raise
+            if self._elsewhere(file.run_id):
+                return True
+            raise NotYetError(f"run {file.run_id} does not exist on {self.link.uri}") from error
         file.mark(piece.end)
         return True
+
+    def _elsewhere(self, run_id: str) -> bool:
+        """Whether the run has got another id, on a server that chooses ids itself."""
+        if run_id in self.renamed or self.link.offers().get("create"):
+            return False
+        found = find_run(self.link, run_id)
+        if found is None:
+            return False
+        self.renamed[run_id] = str(found["info"]["run_id"])
+        return True
+
+    def artifacts(self, folder: Path, run_id: str) -> int:
+        """Upload what waits in a run's folder; how many files."""
+        return upload_all(self.link, folder, self.renamed.get(run_id, run_id))
 
     def _deliver(self, file: SpoolFile, piece: Piece) -> None:
         pending = _Pending()
@@ -113,11 +135,11 @@ class Delivery:
                 body = _with_ids(value.get("body") or {}, self.renamed)
                 path = "/".join(self.renamed.get(part, part) for part in str(value["path"]).split("/"))
                 self.link.call(str(value["method"]), path, body)
-            elif kind == frame.ARTIFACT:
-                upload(self.link, run_id, file.path.parent, value)
             else:
                 return
         except (RefusedError, KeyError) as error:
+            if isinstance(error, RefusedError) and error.no_such_run:
+                raise
             self._refuse(
                 file.run_id, f"record {kind} {value.get('path', value.get('status', ''))}", str(error)
             )
@@ -170,6 +192,11 @@ class Delivery:
             self._refuse(file.run_id, "points", str(error))
             return
         for one in answer.get("refused", []):
+            if (
+                not one.get("key")
+                and (refusal := RefusedError(0, one.get("code", ""), one["reason"])).no_such_run
+            ):
+                raise refusal
             self._refuse(
                 file.run_id,
                 f"metric {one.get('key')!r}" if one.get("key") else "points",
@@ -202,8 +229,13 @@ def _cut(points: Columns, most: int) -> Iterator[Columns]:
         return
     for at in range(0, count, most):
         end = min(at + most, count)
-        wide = [column[8 * at : 8 * end] for column in points[:3]]
-        yield Columns(*wide, points.codes[4 * at : 4 * end])
+        first, last = 8 * at, 8 * end
+        yield Columns(
+            points.steps[first:last],
+            points.timestamps[first:last],
+            points.values[first:last],
+            points.codes[4 * at : 4 * end],
+        )
 
 
 def _metrics(points: Columns, names: dict[int, str]) -> Iterator[dict[str, Any]]:
@@ -239,11 +271,3 @@ def _with_ids(body: Any, renamed: dict[str, str]) -> Any:
     if isinstance(body, list):
         return [_with_ids(value, renamed) for value in body]
     return renamed.get(body, body) if isinstance(body, str) else body
-
-
-def artifact_path(*parts: str) -> str:
-    """Path segments, quoted."""
-    return "/".join(quote(part) for part in parts)
-
-
-__all__: Sequence[str] = ("FRAMES_TYPE", "Delivery", "Report")

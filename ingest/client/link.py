@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +38,15 @@ class RefusedError(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
+
+    @property
+    def no_such_run(self) -> bool:
+        """Whether it is because the run does not exist (yet): ``Run with id=… not found``, ``Run '…' not found``."""
+        return self.code == "RESOURCE_DOES_NOT_EXIST" and str(self).startswith("Run ")
+
+
+class NotYetError(Exception):
+    """A run does not exist on the server; whoever has its creation in a spool may not have sent it yet."""
 
 
 @dataclass
@@ -81,6 +91,10 @@ class Link:
                 answer = {}
             self._offers = answer if "frames" in answer else {}
         return self._offers
+
+    def known_offers(self) -> dict[str, Any]:
+        """What is known of that without asking."""
+        return self._offers or {}
 
     def forget_offers(self) -> None:
         """Ask again next time: another server may stand there now."""
@@ -227,5 +241,10 @@ def _seconds(text: str | None) -> float:
 
 
 def _short(error: BaseException) -> str:
+    """What went wrong in a few words: the system's own, where it has said something."""
     text = str(error) or type(error).__name__
+    if "timed out" in text.lower():
+        return "timed out"
+    found = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)
+    text = found[1] if found else text
     return text if len(text) <= 200 else text[:200] + "…"

@@ -18,7 +18,8 @@ from runstream.schemas import frame
 from runstream.schemas.errors import BadRecordError
 from runstream.schemas.frame import Frame
 
-_READ_BYTES = 4 << 20
+# Small, so that a sender's thread never holds Python's lock for long beside a training.
+_READ_BYTES = 1 << 20
 _MOST_READ_BYTES = 2 * frame.MAX_PAYLOAD_BYTES
 
 

@@ -25,7 +25,8 @@ def log_batch(link: Link, run_id: str, entries: Entries, refused: Callable[[str,
     """Log metrics, params or tags (``{"metrics": […]}``) of a run; how many metrics the server took.
 
     What the server refuses is halved until the entry to blame stands alone; ``refused`` gets its name and the
-    reason, and the same name is not offered again. Raises ``AwayError`` and ``DeniedError``.
+    reason, and the same name is not offered again. Raises ``AwayError``, ``DeniedError``, and ``RefusedError`` where
+    there is no such run.
     """
     kind, items = next((kind, items) for kind, items in entries.items() if items)
     waiting, stored, bad = [items], 0, set()
@@ -41,6 +42,8 @@ def log_batch(link: Link, run_id: str, entries: Entries, refused: Callable[[str,
                 raise RefusedError(413, "", "too large")
             link.request("POST", f"{MLFLOW}/runs/log-batch", data)
         except RefusedError as error:
+            if error.no_such_run:
+                raise
             if error.code in _OF_THE_RUN or _of_the_run(str(error)):
                 refused("everything", str(error))
                 return stored

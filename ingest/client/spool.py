@@ -153,8 +153,8 @@ class RunSpool:
     # --- everything else ---------------------------------------------------------------------------------------
 
     def record(self, kind: int, value: Any) -> None:
-        """Append one record (see ``runstream.schemas.frame``). One that the disk does not take waits in memory, bounded, and
-        goes before the next one."""
+        """Append one record (see ``runstream.schemas.frame``). One that the disk does not take waits in memory,
+        bounded, and goes before the next one."""
         try:
             data = frame.encode_json(kind, value)
         except (ValueError, TypeError) as error:

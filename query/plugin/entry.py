@@ -29,11 +29,18 @@ def build_store(store_uri: str, artifact_uri: str | None = None) -> Any:
     The server's (``TrackingStoreRegistryWrapper._get_sqlalchemy_store``) knows a read replica, the client's
     (``_get_sqlalchemy_store``) falls back to the server's artifact root.
     """
-    from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
-    from mlflow.server.constants import READ_REPLICA_BACKEND_STORE_URI_ENV_VAR
     from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    from mlflow.store.tracking.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
+
+    try:
+        from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
+        from mlflow.server.constants import READ_REPLICA_BACKEND_STORE_URI_ENV_VAR
+        from mlflow.store.tracking.sqlalchemy_workspace_store import WorkspaceAwareSqlAlchemyStore
+    except ImportError:
+        if os.environ.get(SWITCH) == "1":
+            raise
+        # The client is also used beside an older MLflow, whose own builder this is.
+        return SqlAlchemyStore(store_uri, artifact_uri or DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
 
     if artifact_uri is None:
         artifact_uri = os.environ.get(_ARTIFACT_ROOT_VARIABLE, DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)

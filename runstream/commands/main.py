@@ -26,7 +26,7 @@ class _Commands(click.Group):
     """Turns expected errors into one line on standard error and exit status 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "metrics"])
+        return sorted([*super().list_commands(ctx), "metrics", "sync"])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "metrics":
@@ -34,6 +34,10 @@ class _Commands(click.Group):
             from runstream.commands.metrics import metrics
 
             return metrics
+        if cmd_name == "sync":
+            from runstream.commands.sync import sync
+
+            return sync
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:

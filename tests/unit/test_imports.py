@@ -23,6 +23,10 @@ APART = (
     ("ingest/control", "runstream.ingest.gateway"),
     ("ingest/control", "runstream.ingest.writer"),
     ("ingest/writer", "runstream.ingest.control"),
+    *(
+        ("ingest/client", f"runstream.ingest.{other}")
+        for other in ("gateway", "writer", "queue", "artifacts")
+    ),
 )
 DOORS = {
     "aiokafka": ("ingest/queue/kafka",),
@@ -36,7 +40,9 @@ DOORS = {
         "runstream/",
     ),
     "msgspec": ("ingest/gateway/", "ingest/control/", "query/", "schemas/"),
-    "mlflow": ("query/", "runstream/roles/tracking"),
+    "mlflow": ("query/", "runstream/roles/tracking", "ingest/client/"),
+    "requests": ("ingest/client/link",),
+    "crc32c": ("schemas/frame",),
 }
 
 

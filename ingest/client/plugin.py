@@ -1,0 +1,47 @@
+"""MLflow's entry point for ``http`` and ``https``: its own store, or with the switch the one that spools.
+
+Entry points win over MLflow's own builders in every process of an environment, so nothing is imported here that an
+older MLflow, or a light installation, might lack, and without ``RUNSTREAM_SPOOL`` (or ``runstream.enable``) the answer
+is the very store that MLflow builds.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from runstream.ingest.client import settings as _settings
+
+# What ``enable`` was given, instead of the environment.
+_enabled: _settings.SpoolSettings | None = None
+
+
+def build_store(store_uri: str, artifact_uri: str | None = None, **_: Any) -> Any:
+    """The tracking store for a server's address."""
+    wanted = _enabled or _settings.from_environment()
+    if wanted is not None:
+        try:
+            from runstream.ingest.client.store import spooling_store
+
+            return spooling_store(store_uri, wanted)
+        except Exception as error:
+            # A training must start, spooled or not.
+            logging.getLogger("runstream").warning("the spool cannot be used with this MLflow: %r", error)
+    from mlflow.tracking._tracking_service.utils import _get_rest_store
+
+    return _get_rest_store(store_uri)
+
+
+def enable(wanted: _settings.SpoolSettings | None) -> None:
+    """Spool from here on in this process (``None``: no longer), also for servers that MLflow has talked to before."""
+    global _enabled
+    _enabled = wanted
+    import sys
+
+    utils = sys.modules.get("mlflow.tracking._tracking_service.utils")
+    if utils is not None:
+        # MLflow keeps the stores that it has built (TrackingStoreRegistry, an lru_cache).
+        cached = getattr(utils._tracking_store_registry, "_get_store_with_resolved_uri", None)
+        clear = getattr(cached, "cache_clear", None)
+        if clear is not None:
+            clear()
