@@ -20,7 +20,7 @@ from runstream.ingest.client.settings import SpoolSettings
 from runstream.ingest.client.spool import RunSpool, now_ms, run_folder
 from runstream.schemas import frame
 
-_CLOSED_KEPT = 32
+_CLOSED_KEPT, _CLOSED_MOST = 32, 256
 _KEY_SPACE = uuid.UUID("6b9f6b0e-5c4c-4f0b-9d5e-2b7a9f1f7a11")
 
 
@@ -128,7 +128,11 @@ class Client:
                 return
             spool.close()
             self._closed.append(spool)
-            while len(self._closed) > _CLOSED_KEPT:
+            spool.closed_s = time.monotonic()
+            # Not at once: another thread may still be logging to a run that has just ended.
+            while len(self._closed) > _CLOSED_KEPT and (
+                len(self._closed) > _CLOSED_MOST or spool.closed_s - self._closed[0].closed_s > 5.0
+            ):
                 self._settle(self._closed.popleft())
 
     def _settle(self, spool: RunSpool) -> None:

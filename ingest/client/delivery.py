@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ingest.client.creation import create, find_run
+from runstream.ingest.client.creation import create, find_run
 from runstream.ingest.client.artifacts import upload_all
 from runstream.ingest.client.link import INGEST, MLFLOW, Link, NotYetError, RefusedError
 from runstream.ingest.client.reader import Piece, SpoolFile

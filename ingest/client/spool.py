@@ -25,6 +25,8 @@ SUFFIX = ".rsf"
 PART_BYTES = 64 << 20
 # Records that a full disk did not take and that are tried again; points are counted and given up.
 _HELD_RECORDS = 1_000
+# Descriptors of files that have been gone on from are closed after this long.
+_RETIRED_S = 60.0
 
 _one = points_encoder(1)
 
@@ -32,7 +34,7 @@ _one = points_encoder(1)
 class _Part:
     """One file: its descriptor, and the dictionary that it has so far."""
 
-    __slots__ = ("codes", "fd", "path", "size", "torn")
+    __slots__ = ("codes", "fd", "path", "retired_s", "size", "torn")
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
@@ -40,6 +42,7 @@ class _Part:
         self.codes: dict[str, int] = {}
         self.size = 0
         self.torn = False
+        self.retired_s = 0.0
 
 
 class RunSpool:
@@ -64,6 +67,7 @@ class RunSpool:
         self.points = 0
         self.dropped = 0
         self.closed = False
+        self.closed_s = 0.0
         self.parts: list[_Part] = []
         self._about = dict(about)
         self._complain = complain
@@ -276,10 +280,16 @@ class RunSpool:
             self._retire()
 
     def _retire(self) -> None:
-        """Close old descriptors, but never that of the last file: another thread may be writing to it this moment,
-        and its number must not come to mean another file."""
-        for old in self.parts[:-2]:
-            _close(old)
+        """Close descriptors that have long been out of use: a thread that was held up in between may still write to
+        one, and its number must not have come to mean another file."""
+        now = time.monotonic()
+        for old in self.parts:
+            if old is self._part:
+                continue
+            if not old.retired_s:
+                old.retired_s = now
+            elif now - old.retired_s > _RETIRED_S:
+                _close(old)
 
     def _room(self) -> bool:
         self._full = not self._may_grow()
