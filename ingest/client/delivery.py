@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runstream.ingest.client.creation import create, find_run
 from runstream.ingest.client.artifacts import upload_all
+from runstream.ingest.client.creation import create, find_run
 from runstream.ingest.client.link import INGEST, MLFLOW, Link, NotYetError, RefusedError
 from runstream.ingest.client.reader import Piece, SpoolFile
 from runstream.ingest.client.rest_batches import log_batch
