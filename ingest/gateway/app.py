@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from runstream.ingest.gateway.artifacts.access import ArtifactVerdicts
 from runstream.ingest.gateway.artifacts.mount import add_artifact_routes
 from runstream.ingest.gateway.artifacts.pace import Pace
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
 from runstream.ingest.gateway.config import GatewayConfig
-from runstream.ingest.gateway.http.connection import LeanServer
+from runstream.ingest.gateway.http.door import Bounds, Door
+from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.hosts import HostRules
+from runstream.ingest.gateway.http.mount import MountedRoutes, normalise, refuse_odd
 from runstream.ingest.gateway.http.probes import HealthRoutes, Readiness
 from runstream.ingest.gateway.http.server_mode import ModeWatch
 from runstream.ingest.gateway.http.upstream import Upstream
@@ -27,7 +28,7 @@ from runstream.ingest.gateway.writes.admission import Admission
 from runstream.ingest.gateway.writes.batching import Batcher
 from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.ingest.gateway.writes.intake import Intake
-from runstream.ingest.gateway.writes.routes import MetricRoutes
+from runstream.ingest.gateway.writes.routes import MetricWrites
 from runstream.ingest.queue.protocol import Producer
 from runstream.schemas.tasks import keep_running
 
@@ -53,10 +54,10 @@ class GatewayParts:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A gateway of one process: the full application, and the lean path that stands before it."""
+    """A gateway of one process: the full application, and the door that stands before it."""
 
     app: web.Application
-    front: Callable[[Callable[[], RequestHandler]], LeanServer]
+    front: Callable[[web.Server], Door]
 
 
 def create_gateway(parts: GatewayParts) -> Gateway:
@@ -107,16 +108,9 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         retry_after_s=config.retry_after_s,
         server=server,
     )
-    writes = MetricRoutes(
-        intake=intake,
-        relay=reads.relay,
-        hosts=hosts,
-        telemetry=parts.telemetry,
-        internal_token=config.internal_token,
-        max_body_bytes=config.max_body_bytes,
-        retry_after_s=config.retry_after_s,
-    )
-    app = web.Application(client_max_size=config.max_body_bytes)
+    routes = Routes(parts.telemetry, max_body_bytes=config.max_body_bytes, retry_after_s=config.retry_after_s)
+    MetricWrites(intake, internal_token=config.internal_token).add_to(routes, prefix)
+    app = web.Application(client_max_size=config.max_body_bytes, middlewares=[refuse_odd])
     if config.artifacts is not None:
         verdicts = ArtifactVerdicts(
             get=tracking.get,
@@ -137,7 +131,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
             give_way=pace,
         )
     HealthRoutes(Readiness(tracking, query), parts.expose).add_to(app, prefix)
-    writes.add_to(app, prefix)
+    MountedRoutes(routes, relay=reads.relay, hosts=hosts).add_to(app)
     reads.add_to(app, prefix)
 
     async def life(_: web.Application) -> AsyncIterator[None]:
@@ -164,17 +158,9 @@ def create_gateway(parts: GatewayParts) -> Gateway:
 
     app.on_shutdown.append(end_streams)
 
-    def front(make_handler: Callable[[], RequestHandler]) -> LeanServer:
-        return LeanServer(
-            intake,
-            hosts,
-            parts.telemetry,
-            make_handler,
-            prefix=prefix,
-            max_body_bytes=config.max_body_bytes,
-            retry_after_s=config.retry_after_s,
-            idle_timeout_s=config.idle_timeout_s,
-        )
+    def front(server: web.Server) -> Door:
+        normalise(server)
+        return Door(routes, hosts, server, Bounds(idle_s=config.idle_timeout_s))
 
     return Gateway(app, front)
 

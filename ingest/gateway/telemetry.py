@@ -82,8 +82,12 @@ class GatewayTelemetry:
             self._refused.labels(reason)
 
     def request(self, route: str) -> None:
-        """A request on one of the known routes; counted with the next append or ``depth``."""
-        self._since[route] += 1
+        """A request on a route, of which there are few; counted with the next append or ``depth``."""
+        try:
+            self._since[route] += 1
+        except KeyError:
+            self._by_route[route] = self._requests.labels(route)
+            self._since[route] = 1
 
     def refused(self, reason: str) -> None:
         """A request answered with an error; ``reason`` is one of few words."""

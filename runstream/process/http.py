@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from runstream.schemas.errors import ConfigError
 
@@ -85,7 +84,7 @@ async def serve(
     stop: asyncio.Event,
     *,
     drain_s: float,
-    front: Callable[[Callable[[], RequestHandler]], Front] | None = None,
+    front: Callable[[web.Server], Front] | None = None,
 ) -> None:
     """Serve until ``stop`` is set; then accept nothing new, finish what is under way, and clean up.
 

@@ -37,7 +37,8 @@ def parts(error: Exception, retry_after_s: int) -> tuple[int, dict[str, str], by
             answer = error.answer
             return answer.status, {"Content-Type": answer.content_type, **answer.headers}, answer.body
         case MlflowError():
-            return error.status, {"Content-Type": JSON}, error.body()
+            again = {"Retry-After": str(retry_after_s)} if error.status in (408, 429) else {}
+            return error.status, {"Content-Type": JSON, **again}, error.body()
         case QueueFullError() | QueueUnavailableError() | UpstreamUnavailableError():
             away = MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", 503)
             return 503, {"Content-Type": JSON, "Retry-After": str(retry_after_s)}, away.body()

@@ -1,134 +1,125 @@
-"""The lean path: metric writes are read from the socket and answered without a request object.
+"""One connection: whose its bytes are, what is under way on it, and when it has cost too much.
 
-A framework's request costs as much as storing a point, so the two hot routes are served by a small protocol of
-their own. It stands before the aiohttp server on every connection: a plain POST to a hot route is taken here, and
-the bytes of every other request go to aiohttp's own protocol, which lives behind it on the same connection. Requests
-of both kinds may follow one another in any order; those of a connection are answered in order.
+Requests of both kinds (handled here, or by the aiohttp server behind) may follow one another in any order; those of a
+connection are answered in order. See ``door``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Coroutine
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, cast
 
-from aiohttp.web_protocol import RequestHandler
+from runstream.ingest.gateway.http import behind
+from runstream.ingest.gateway.http.arriving import LARGE_BYTES, too_many
+from runstream.ingest.gateway.http.framing import NotPlainError
+from runstream.ingest.gateway.http.handling import OK, Outcome, written
+from runstream.schemas.errors import MlflowError
 
-from runstream.ingest.gateway.http import answers
-from runstream.ingest.gateway.http.framing import Head, Heads, NotPlainError
-from runstream.ingest.gateway.http.hosts import HostRules
-from runstream.ingest.gateway.telemetry import GatewayTelemetry
-from runstream.ingest.gateway.writes.admission import IDENTITY_HEADERS, Identity
-from runstream.ingest.gateway.writes.intake import PARSERS, Intake
-from runstream.ingest.gateway.writes.log_request import LogRequest
+if TYPE_CHECKING:
+    from aiohttp.web_protocol import RequestHandler
 
-_OK = (
-    b"HTTP/1.1 200 OK\r\n"
-    b"Content-Type: application/json\r\n"
-    b"X-Content-Type-Options: nosniff\r\n"
-    b"Content-Length: 2\r\n\r\n{}"
-)
-_CLOSE = b"Connection: close\r\n"
-_IDENTITY = tuple((name.lower().encode(), name) for name in IDENTITY_HEADERS)
-# Requests that carry one of these are for the full server: it decodes bodies, answers 100, and knows origins.
-_NOT_LEAN = (b"origin", b"content-encoding", b"expect")
+    from runstream.ingest.gateway.http.door import Door, Meaning
+
 # Read ahead no more than this while a request of the connection is under way.
 _READ_AHEAD_BYTES = 256 << 10
+_TICK_S = 5.0
+# How long what still comes is thrown away after a refusal.
+_LINGER_S = 2.0
+# How long the answer has to leave where nothing more is taken: its sender then cannot send on, and reads it.
+_LEAVE_S = 0.05
 
 
-@dataclass(slots=True)
-class _Meaning:
-    """What the head of a request says. ``route`` is ``None`` where the full server has to answer."""
+class State(IntEnum):
+    """What a connection is doing."""
 
-    size: int
-    body_bytes: int
-    route: str | None
-    content_type: str | None
-    identity: Identity
-    closes: bool
+    READING = 0  # collecting a request's head, or the body of one that is handled here
+    ANSWERING = 1  # a request is handled here; what comes meanwhile is read ahead
+    FORWARDING = 2  # passing on what is left of a body to the server behind
+    GIVEN_AWAY = 3  # all bytes belong to the server behind, for good
+    CLOSED = 4
 
 
-class LeanServer:
-    """What the connections of one process share. ``make_handler`` makes aiohttp's protocol for one connection."""
-
-    def __init__(
-        self,
-        intake: Intake,
-        hosts: HostRules,
-        telemetry: GatewayTelemetry,
-        make_handler: Callable[[], RequestHandler],
-        *,
-        prefix: str,
-        max_body_bytes: int,
-        retry_after_s: int,
-        idle_timeout_s: float,
-    ) -> None:
-        self.intake = intake
-        self.hosts = hosts
-        self.telemetry = telemetry
-        self.make_handler = make_handler
-        self.max_body_bytes = max_body_bytes
-        self.retry_after_s = retry_after_s
-        self.idle_timeout_s = idle_timeout_s
-        self.heads = Heads(self._understand)
-        self.closing = False
-        self.connections: set[LeanConnection] = set()
-        self.routes = {
-            f"POST {prefix}{api}/runs/{route} HTTP/1.1".encode(): route
-            for api in ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
-            for route in PARSERS
-        }
-
-    def __call__(self) -> LeanConnection:
-        """The protocol for a new connection."""
-        return LeanConnection(self)
-
-    def _understand(self, head: Head) -> _Meaning:
-        headers = head.headers
-        lean = (
-            head.body_bytes <= self.max_body_bytes
-            and not any(name in headers for name in _NOT_LEAN)
-            and self.hosts.allows(headers.get(b"host", b"").decode("latin-1"))
-        )
-        content_type = headers.get(b"content-type")
-        return _Meaning(
-            head.size,
-            head.body_bytes,
-            self.routes.get(head.line) if lean else None,
-            content_type.decode("latin-1") if content_type is not None else None,
-            tuple((name, headers[key].decode("latin-1")) for key, name in _IDENTITY if key in headers),
-            headers.get(b"connection", b"").lower() == b"close",
-        )
-
-    async def drain(self) -> None:
-        """Close idle connections, and the others as soon as their request on the lean path is answered."""
-        self.closing = True
-        for connection in list(self.connections):
-            connection.close_when_idle()
-        while busy := [connection for connection in self.connections if connection.busy]:
-            busy[0].finished = asyncio.get_running_loop().create_future()
-            await busy[0].finished
+_READING, _ANSWERING, _FORWARDING, _GIVEN_AWAY, _CLOSED = State
+_MOVES: tuple[frozenset[State], ...] = (
+    frozenset((_ANSWERING, _FORWARDING, _GIVEN_AWAY, _CLOSED)),
+    frozenset((_READING, _CLOSED)),
+    frozenset((_READING, _CLOSED)),
+    frozenset((_CLOSED,)),
+    frozenset(),
+)
 
 
-class LeanConnection(asyncio.Protocol):
-    """One connection. Bytes not handled yet wait in ``_buffer``; ``_forward`` counts body bytes still to be passed
-    on to aiohttp's protocol."""
+class Connection(asyncio.Protocol):
+    """The protocol of one connection. ``_buffer`` holds what has arrived and is not handled; ``_left`` is how many
+    bytes of a body are still to be passed on. ``began`` is when the request that is arriving did, ``last_active``
+    when the connection last did anything: times of the loop's clock, in seconds."""
 
-    def __init__(self, server: LeanServer) -> None:
-        self._server = server
+    __slots__ = (
+        "_behind",
+        "_buffer",
+        "_close_after",
+        "_door",
+        "_head",
+        "_left",
+        "_looked_at",
+        "_loop",
+        "_partial",
+        "_place_kept",
+        "_slow_s",
+        "_state",
+        "_task",
+        "_tick_bytes",
+        "_timer",
+        "_transport",
+        "_waits_to_read",
+        "_waits_to_write",
+        "began",
+        "finished",
+        "last_active",
+    )
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
+        self._state = _READING
         self._behind: RequestHandler | None = None
         self._buffer = bytearray()
-        self._forward = 0
-        self._given_away = False
-        self._paused = False
-        self._idle_timer: asyncio.TimerHandle | None = None
-        self._last_active = 0.0
+        self._looked_at = 0  # how far the buffer is known to hold no end of a head
+        self._head: Meaning | None = None  # of the request whose body is arriving
+        self._left = 0
+        self._partial = False  # whether the server behind has a part of a head
+        self._place_kept = False  # see ``Arriving.keep``
+        self._waits_to_read = False
+        self._waits_to_write = False
         self._close_after = False
         self._task: asyncio.Task[None] | None = None
-        self.busy = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick_bytes = 0
+        self._slow_s = 0.0
+        self.began = self.last_active = self._loop.time()
         self.finished: asyncio.Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being handled here."""
+        return self._state is _ANSWERING
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no request, nor a part of one."""
+        return self._state is _CLOSED or (
+            self._state in (_READING, _GIVEN_AWAY)
+            and not self._buffer
+            and not self._partial
+            and (self._behind is None or behind.is_idle(self._behind))
+        )
+
+    def _move(self, to: State) -> None:
+        assert to in _MOVES[self._state], (self._state, to)
+        self._state = to
 
     # --- the transport's calls -------------------------------------------------------------------------------
 
@@ -136,27 +127,40 @@ class LeanConnection(asyncio.Protocol):
         """See ``asyncio.Protocol``."""
         # uvloop's transports are not registered as asyncio's.
         self._transport = cast(asyncio.Transport, transport)
-        self._server.connections.add(self)
-        self._watch_idle()
+        if not self._door.admit(self):
+            self._transport.close()
+            return
+        self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See ``asyncio.Protocol``."""
-        self._server.connections.discard(self)
+        self._door.connections.pop(self, None)
+        self._door.arriving.give_back(self)
+        self._buffer.clear()
+        if self._state is not _CLOSED:
+            self._move(_CLOSED)
         self._tell_finished()
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._behind is not None:
             self._behind.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """See ``asyncio.Protocol``."""
+        # A caller who does not read its answers gets no further ones.
+        self._waits_to_write = True
+        self._slow_s = 0.0
         if self._behind is not None:
             self._behind.pause_writing()
 
     def resume_writing(self) -> None:
         """See ``asyncio.Protocol``."""
+        self._waits_to_write = False
         if self._behind is not None:
             self._behind.resume_writing()
+        if self._state is _READING and self._buffer:
+            self._advance()
+            self._read_on()
 
     def eof_received(self) -> bool | None:
         """See ``asyncio.Protocol``."""
@@ -166,150 +170,261 @@ class LeanConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
-        if self._given_away:
+        self._tick_bytes += len(data)
+        state = self._state
+        if state is _READING:
+            if not self._buffer:
+                if not self._waits_to_write and self._take_whole(data):
+                    return
+                self.began = self._loop.time()
+        elif state is _FORWARDING:
+            if len(data) <= self._left:
+                self._forward(data)
+                return
+            now, data = data[: self._left], data[self._left :]
+            self._forward(now)
+            self.began = self._loop.time()
+        elif state is _GIVEN_AWAY:
             self._pass_on(data)
             return
-        if self._forward and not self._buffer:
-            if len(data) <= self._forward:
-                self._forward -= len(data)
-                self._pass_on(data)
-                return
-            now, data = data[: self._forward], data[self._forward :]
-            self._forward = 0
-            self._pass_on(now)
-        if not self._buffer and not self.busy and self._take_whole(data):
+        elif state is _CLOSED:
             return
+        self.last_active = self._loop.time()
         self._buffer += data
-        self._last_active = asyncio.get_running_loop().time()
-        if not self.busy:
+        if not self._place_kept:
+            self._door.arriving.take(self, len(data))
+        if self._state is _READING and not self._waits_to_write:
             self._advance()
-        elif len(self._buffer) > _READ_AHEAD_BYTES and not self._paused:
-            self._paused = True
+        elif len(self._buffer) > _READ_AHEAD_BYTES and not self._waits_to_read:
+            self._waits_to_read = True
             self._transport.pause_reading()
 
     # --- requests ----------------------------------------------------------------------------------------------
 
     def _take_whole(self, data: bytes) -> bool:
-        """Serve a request that came whole and alone, as nearly all small ones do, without the buffer."""
+        """Handle a request that came whole and alone, as nearly all small ones do, without the buffer."""
         try:
-            head = self._server.heads.read(data)
-        except NotPlainError:
+            head = self._door.heads.read(data)
+        except (NotPlainError, MlflowError):
             return False
-        if head is None or len(data) != head.size + head.body_bytes:
+        if head is None or head.route is None or len(data) != head.size + head.body_bytes:
             return False
-        if head.route is None or not self._may_answer() or self._transport.is_closing():
+        if not self._may_answer() or self._transport.is_closing():
             return False
-        self._serve(head.route, head, data[head.size :])
+        self._handle(head, data[head.size :])
         return True
 
     def _may_answer(self) -> bool:
         """Whether no answer of aiohttp's is still on its way: that has to go first."""
-        return self._behind is None or _is_idle(self._behind)
+        return self._behind is None or behind.is_idle(self._behind)
 
     def _advance(self) -> None:
         """Handle what is whole in the buffer, until a request is under way or more bytes are needed."""
-        while self._buffer and not self.busy and not self._given_away and not self._transport.is_closing():
-            if self._forward:
-                part = bytes(self._buffer[: self._forward])
-                del self._buffer[: len(part)]
-                self._forward -= len(part)
-                self._pass_on(part)
-                continue
-            try:
-                head = self._server.heads.read(self._buffer)
-            except NotPlainError:
-                self._give_away()
+        while self._buffer and self._state is _READING and not self._waits_to_write:
+            if self._transport.is_closing():
                 return
+            head = self._head
             if head is None:
-                return
+                try:
+                    head = self._door.heads.read(self._buffer, self._looked_at)
+                except NotPlainError:
+                    self._give_away()
+                    return
+                except MlflowError as error:
+                    self.end(error)
+                    return
+                if head is None:
+                    self._looked_at = len(self._buffer)
+                    return
+                self._looked_at = 0
             if head.route is None or not self._may_answer():
-                self._pass_on(bytes(self._buffer[: head.size]))
-                del self._buffer[: head.size]
-                self._forward = head.body_bytes
+                self._head = None
+                self._left = head.body_bytes
+                self._pass_on(self._cut(head.size))
+                if self._left:
+                    self._move(_FORWARDING)
+                    if self._buffer:
+                        self._forward(self._cut(min(self._left, len(self._buffer))))
                 continue
             whole = head.size + head.body_bytes
             if len(self._buffer) < whole:
+                if self._head is None and whole > LARGE_BYTES and not self._keep_place(whole):
+                    return
+                self._head = head
                 return
-            body = bytes(memoryview(self._buffer)[head.size : whole])
-            if len(self._buffer) == whole:
-                self._buffer = bytearray()
-            else:
-                del self._buffer[:whole]
-            self._serve(head.route, head, body)
+            self._head = None
+            body = self._cut(whole, head.size)
+            self._handle(head, body)
 
-    def _serve(self, route: str, head: _Meaning, body: bytes) -> None:
-        server = self._server
-        server.telemetry.request(route)
-        self._last_active = asyncio.get_running_loop().time()
+    def _keep_place(self, size: int) -> bool:
+        self._place_kept = self._door.arriving.keep(self, size)
+        if not self._place_kept:
+            self.end(too_many(), drain=False)
+        return self._place_kept
+
+    def _cut(self, end: int, begin: int = 0) -> bytes:
+        """Take the first ``end`` bytes out of the buffer; the result leaves out ``begin`` of them."""
+        part = bytes(memoryview(self._buffer)[begin:end])
+        if len(self._buffer) == end:
+            self._buffer = bytearray()
+        else:
+            del self._buffer[:end]
+        self._door.arriving.give_back(self)
+        self._place_kept = False
+        if self._buffer:
+            self.began = self._loop.time()
+            self._door.arriving.take(self, len(self._buffer))
+        return part
+
+    def _handle(self, head: Meaning, body: bytes) -> None:
+        assert head.route is not None
+        routes = self._door.routes
+        self.last_active = self._loop.time()
         if head.closes:
             self._close_after = True
-        identity = head.identity
         try:
-            log = PARSERS[route](body, head.content_type)
-            durable = server.intake.accept_nowait(log, identity)
+            result = routes.begin(head.route, head.headers, head.identity, head.query, body)
         except Exception as error:
-            self._answer(error)
+            self._answer(routes.refused(error))
             return
-        self.busy = True
-        if durable is not None:
-            durable.add_done_callback(self._durable)
+        self._move(_ANSWERING)
+        if isinstance(result, asyncio.Future):
+            result.add_done_callback(self._durable)
         else:
-            self._task = asyncio.get_running_loop().create_task(self._accept(log, route, identity))
+            self._task = self._loop.create_task(self._wait_for(result))
 
-    async def _accept(self, log: LogRequest, route: str, identity: Identity) -> None:
+    async def _wait_for(self, result: Coroutine[Any, Any, Outcome]) -> None:
         try:
-            await self._server.intake.accept(log, route, identity)
+            outcome = await result
         except Exception as error:
-            self._finish(error)
-        else:
-            self._finish(None)
+            outcome = self._door.routes.refused(error)
+        self._finish(outcome)
 
     def _durable(self, future: asyncio.Future[None]) -> None:
-        self._finish(future.exception())
+        error = RuntimeError("cancelled") if future.cancelled() else future.exception()
+        self._finish(self._door.routes.refused(cast(Exception, error)) if error is not None else OK)
 
-    def _finish(self, error: BaseException | None) -> None:
-        self.busy = False
+    def _finish(self, outcome: Outcome) -> None:
         self._task = None
-        self._answer(error)
+        if self._state is not _ANSWERING:
+            return  # the caller has gone
+        self._move(_READING)
+        self._answer(outcome)
         self._tell_finished()
         self._advance()
+        self._read_on()
+
+    def _read_on(self) -> None:
         # What is left is part of a request, however large, and its rest has to come.
-        if self._paused and not self.busy:
-            self._paused = False
+        if self._waits_to_read and self._state is not _ANSWERING and not self._waits_to_write:
+            self._waits_to_read = False
             self._transport.resume_reading()
 
-    def _answer(self, error: BaseException | None) -> None:
+    def _answer(self, outcome: Outcome) -> None:
         if self._transport.is_closing():
             return
-        closing = self._close_after or self._server.closing
-        if error is None:
-            self._transport.write(_OK.replace(b"\r\n", b"\r\n" + _CLOSE, 1) if closing else _OK)
-        else:
-            if not isinstance(error, Exception):
-                error = RuntimeError("cancelled")
-            self._transport.write(_refusal(error, self._server, closing))
+        closing = self._close_after or self._door.closing
+        self._transport.write(written(outcome, closing=closing))
         if closing:
             self._transport.close()
 
     # --- the server behind ---------------------------------------------------------------------------------
 
-    def _pass_on(self, data: bytes) -> None:
-        if self._behind is None:
-            self._behind = self._server.make_handler()
-            self._behind.connection_made(self._transport)
-        self._last_active = asyncio.get_running_loop().time()
-        self._behind.data_received(data)
-
-    def _give_away(self) -> None:
-        self._given_away = True
-        data = bytes(self._buffer)
-        self._buffer.clear()
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
+    def _forward(self, data: bytes) -> None:
+        """Pass on a part of a body."""
+        self._left -= len(data)
+        if not self._left:
+            self._move(_READING)
+            self._slow_s = 0.0
         self._pass_on(data)
 
-    # --- ending ----------------------------------------------------------------------------------------------
+    def _pass_on(self, data: bytes) -> None:
+        if self._behind is None:
+            self._behind = self._door.make_handler()
+            self._behind.connection_made(self._transport)
+        self.last_active = self._loop.time()
+        self._behind.data_received(data)
+        if self._state is _GIVEN_AWAY:
+            # No request came of it: it is a part of a head.
+            partial = behind.is_idle(self._behind)
+            if partial and not self._partial:
+                self.began = self.last_active
+            self._partial = partial
+
+    def _give_away(self) -> None:
+        self._move(_GIVEN_AWAY)
+        self._read_on()
+        self._pass_on(self._cut(len(self._buffer)))
+
+    # --- bounds and ending -----------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        bounds = self._door.bounds
+        tick_s = min(_TICK_S, bounds.idle_s / 4, bounds.head_s / 2, bounds.slow_s / 2)
+        now = self._loop.time()
+        arrived, self._tick_bytes = self._tick_bytes, 0
+        if self._is_slow(arrived / tick_s):
+            self._slow_s += tick_s
+        else:
+            self._slow_s = 0.0
+        partial = self._state is _GIVEN_AWAY and self._partial
+        reads_head = partial or (self._state is _READING and self._buffer and self._head is None)
+        if self._slow_s >= bounds.slow_s or (reads_head and now - self.began >= bounds.head_s):
+            self.end(MlflowError("The request did not arrive in time", "REQUEST_TIMEOUT", 408))
+        elif not self.is_idle:
+            self.last_active = now
+        elif now - self.last_active >= bounds.idle_s:
+            self.close()
+        if self._state is not _CLOSED:
+            self._timer = self._loop.call_later(tick_s, self._watch)
+
+    def _is_slow(self, rate: float) -> bool:
+        """Whether the caller, and nobody else, holds a request up. ``rate`` is what arrives now, bytes per second."""
+        if self._waits_to_write:
+            return self._may_answer()  # ours are unread; aiohttp's handlers have bounds of their own
+        if self._state is _READING:
+            arriving = self._head is not None
+        elif self._state is _FORWARDING:
+            arriving = self._transport.is_reading()
+        else:
+            arriving = (
+                self._state is _GIVEN_AWAY
+                and self._behind is not None
+                and self._transport.is_reading()
+                and behind.awaits_body(self._behind)
+            )
+        return arriving and rate < self._door.bounds.least_rate
+
+    def end(self, error: MlflowError, *, drain: bool = True) -> None:
+        """Refuse the request that is arriving, and close the connection; ``drain`` tells whether to throw away
+        what still comes of it, so that its sender reads the answer, or not even to take it."""
+        answers = self._state is _READING and not self._waits_to_write and self._may_answer()
+        if self._state is not _CLOSED:
+            self._move(_CLOSED)
+        self._buffer = bytearray()
+        self._door.arriving.give_back(self)
+        if self._transport.is_closing():
+            return
+        if not answers:
+            self._transport.abort()
+            return
+        outcome = self._door.routes.refused(error)
+        self._transport.write(written(outcome, closing=True))
+        # Closed at once, the kernel would answer what still comes with a reset, and the caller lose the answer.
+        self._transport.write_eof()
+        if not drain:
+            self._transport.pause_reading()
+        elif self._waits_to_read:
+            self._transport.resume_reading()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(_LINGER_S if drain else _LEAVE_S, self._transport.abort)
+
+    def close(self) -> None:
+        """Close a connection that has no request."""
+        if self._state is not _CLOSED:
+            self._move(_CLOSED)
+        self._transport.close()
 
     def close_when_idle(self) -> None:
         """Close now if nothing is under way; aiohttp's own shutdown sees to what lies behind."""
@@ -319,31 +434,3 @@ class LeanConnection(asyncio.Protocol):
     def _tell_finished(self) -> None:
         if self.finished is not None and not self.finished.done():
             self.finished.set_result(None)
-
-    def _watch_idle(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        quiet = not self.busy and (self._behind is None or _is_idle(self._behind))
-        if self._last_active and quiet and now - self._last_active >= self._server.idle_timeout_s:
-            self._transport.close()
-            return
-        if not self._last_active or not quiet:
-            self._last_active = now
-        self._idle_timer = loop.call_later(self._server.idle_timeout_s / 4, self._watch_idle)
-
-
-def _is_idle(handler: RequestHandler) -> bool:
-    """Whether aiohttp's protocol waits for a request: it has read none that it has not answered."""
-    waiter = handler._waiter
-    return waiter is not None and not waiter.done() and not handler._messages
-
-
-def _refusal(error: Exception, server: LeanServer, closing: bool) -> bytes:
-    server.telemetry.refused(answers.reason(error))
-    status, headers, body = answers.parts(error, server.retry_after_s)
-    lines = [f"HTTP/1.1 {status} {answers.phrase(status)}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines.append(f"Content-Length: {len(body)}")
-    if closing:
-        lines.append("Connection: close")
-    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body

@@ -1,20 +1,40 @@
 """Where one HTTP request ends and the next begins, and no more than that.
 
-The lean path needs exact boundaries and nothing else of HTTP. Whatever is not plain (chunked bodies, upgrades,
+The connection needs exact boundaries and nothing else of HTTP. Whatever is not plain (chunked bodies, upgrades,
 folded or odd header lines, HTTP/1.0, …) is not judged here: the connection then belongs to the full server.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from runstream.schemas.errors import MlflowError
+
 MeaningT = TypeVar("MeaningT")
 
-MAX_HEAD_BYTES = 16 << 10
+# MLflow's server takes lines and fields of some 64 KiB each, and more if they come in one piece.
+MAX_HEAD_BYTES = 256 << 10
+MAX_HEADERS = 1_000
 _END = b"\r\n\r\n"
+_BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
 _REMEMBERED_BYTES = 1024
+# Fields that mean one thing and decide something: a second one is not joined to the first.
+_SINGLE = frozenset(
+    (
+        b"authorization",
+        b"connection",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"cookie",
+        b"host",
+        b"origin",
+        b"x-mlflow-workspace",
+    )
+)
 
 
 @dataclass(slots=True)
@@ -38,13 +58,13 @@ class Heads(Generic[MeaningT]):
         self._limit = limit
         self._known: dict[bytes, MeaningT] = {}
 
-    def read(self, data: bytes | bytearray) -> MeaningT | None:
-        """What ``read_head(data)`` means; ``None`` and ``NotPlainError`` as there."""
+    def read(self, data: bytes | bytearray, begin: int = 0) -> MeaningT | None:
+        """What ``read_head(data, begin)`` means; ``None`` and errors as there."""
         end = data.find(_END, 0, _REMEMBERED_BYTES)
         raw = bytes(data[:end]) if end >= 0 else None
         meaning = self._known.get(raw) if raw is not None else None
         if meaning is None:
-            head = read_head(data)
+            head = read_head(data, begin)
             if head is None:
                 return None
             meaning = self._understand(head)
@@ -59,16 +79,23 @@ class NotPlainError(Exception):
     """The full server has to read this connection from here on."""
 
 
-def read_head(data: bytes | bytearray) -> Head | None:
-    """The head at the start of ``data``, or ``None`` if it is not whole yet. Raises ``NotPlainError``."""
-    end = data.find(_END)
+def read_head(data: bytes | bytearray, begin: int = 0) -> Head | None:
+    """The head at the start of ``data``, or ``None`` if it is not whole yet; its first ``begin`` bytes have been
+    looked through before. Raises ``NotPlainError``, and ``MlflowError`` for what nobody has to read on."""
+    begin = max(0, begin - len(_END))
+    end = data.find(_END, begin)
     if end < 0:
+        # RFC 9112, section 2.2: a lone newline may be taken for the end of a line. Here it is refused, at once.
+        if _BARE_NEWLINE.search(data, begin + 1 if begin else 0):
+            raise MlflowError("Lines of the request's head must end with CR LF")
         if len(data) > MAX_HEAD_BYTES:
-            raise NotPlainError
+            raise _too_large()
         return None
     if end > MAX_HEAD_BYTES:
-        raise NotPlainError
+        raise _too_large()
     line, *rows = bytes(data[:end]).split(b"\r\n")
+    if len(rows) > MAX_HEADERS:
+        raise _too_large()
     if not line.endswith(b" HTTP/1.1") or not line[:1].isalpha():
         raise NotPlainError
     headers: dict[bytes, bytes] = {}
@@ -87,10 +114,9 @@ def read_head(data: bytes | bytearray) -> Head | None:
             raise NotPlainError
         lowered = name.lower()
         if lowered in headers:
-            if lowered in (b"content-length", b"host", b"content-type"):
+            if lowered in _SINGLE:
                 raise NotPlainError
-            # Only presence matters for the others, but two Authorization headers are for the full server to judge.
-            headers[lowered] += b"," + value.strip(b" \t")
+            headers[lowered] += b", " + value.strip(b" \t")
             continue
         headers[lowered] = value.strip(b" \t")
     if b"\n" in line or b"\r" in line or b"\0" in line:
@@ -101,3 +127,10 @@ def read_head(data: bytes | bytearray) -> Head | None:
     if not length.isdigit() or len(length) > 18:
         raise NotPlainError
     return Head(line, headers, end + len(_END), int(length))
+
+
+def _too_large() -> MlflowError:
+    return MlflowError(
+        f"The request's head is larger than {MAX_HEAD_BYTES} bytes or has more than {MAX_HEADERS} fields",
+        status=431,
+    )

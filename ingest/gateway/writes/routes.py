@@ -6,20 +6,16 @@ import hmac
 import math
 
 import msgspec
-from aiohttp import web
 
-from runstream.ingest.gateway.http import answers
-from runstream.ingest.gateway.http.decompress import decompress_body
-from runstream.ingest.gateway.http.hosts import HostRules
-from runstream.ingest.gateway.reads.routes import Relay
-from runstream.ingest.gateway.telemetry import GatewayTelemetry
-from runstream.ingest.gateway.writes.admission import IDENTITY_HEADERS, Identity
+from runstream.ingest.gateway.http.handling import OK, Call, Outcome, Result, Routes
 from runstream.ingest.gateway.writes.batching import Points
 from runstream.ingest.gateway.writes.intake import PARSERS, Intake
+from runstream.ingest.gateway.writes.log_request import LogRequest
 from runstream.schemas.errors import MlflowError
+from runstream.schemas.wire import INTERNAL, TOKEN_HEADER
 
-INTERNAL_TOKEN_HEADER = "X-Runstream-Token"
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_TOKEN = TOKEN_HEADER.lower()
 
 
 class _Append(msgspec.Struct):
@@ -32,84 +28,44 @@ class _Append(msgspec.Struct):
     values: list[float | str]
 
 
-class MetricRoutes:
-    """The metric writes as aiohttp handlers: every request that the lean path does not take."""
+class MetricWrites:
+    """Handlers of the metric writes, as ``http.handling`` has them."""
 
-    def __init__(
-        self,
-        *,
-        intake: Intake,
-        relay: Relay,
-        hosts: HostRules,
-        telemetry: GatewayTelemetry,
-        internal_token: str,
-        max_body_bytes: int,
-        retry_after_s: int,
-    ) -> None:
+    def __init__(self, intake: Intake, *, internal_token: str) -> None:
         self._intake = intake
-        self._relay = relay
-        self._hosts = hosts
-        self._telemetry = telemetry
         self._token = internal_token.encode()
-        self._max_body_bytes = max_body_bytes
-        self._retry_after_s = retry_after_s
         self._append_decoder = msgspec.json.Decoder(_Append)
 
-    def add_to(self, app: web.Application, prefix: str) -> None:
-        """Mount the routes; everything else about these paths (other methods, …) stays with the MLflow server."""
-        for api in ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow"):
-            app.router.add_post(f"{prefix}{api}/runs/log-batch", self.log_batch)
-            app.router.add_post(f"{prefix}{api}/runs/log-metric", self.log_metric)
-        app.router.add_post("/api/1.0/runstream/internal/append", self.append)
+    def add_to(self, routes: Routes, prefix: str) -> None:
+        """Everything else about these paths (other methods, …) stays with the MLflow server."""
+        for route in PARSERS:
+            routes.add_mlflow("POST", f"runs/{route}", self.log, prefix=prefix)
+        routes.add("POST", f"{INTERNAL}/append", self.append, name="append", any_host=True)
 
-    async def log_batch(self, request: web.Request) -> web.StreamResponse:
-        """MLflow's ``runs/log-batch``."""
-        return await self._log(request, "log-batch")
+    def log(self, call: Call) -> Result:
+        """MLflow's ``runs/log-batch`` and ``runs/log-metric``, by the route's name: 200 when durable."""
+        route = call.route.name
+        log = PARSERS[route](call.body, call.headers.get("content-type"))
+        return self._intake.accept_nowait(log, call.identity) or self._accept(log, call)
 
-    async def log_metric(self, request: web.Request) -> web.StreamResponse:
-        """MLflow's ``runs/log-metric``."""
-        return await self._log(request, "log-metric")
+    async def _accept(self, log: LogRequest, call: Call) -> Outcome:
+        call.body = b""  # the points are out of it, and it may be long until they are durable
+        await self._intake.accept(log, call.route.name, call.identity)
+        return OK
 
-    async def _log(self, request: web.Request, route: str) -> web.StreamResponse:
-        if not self._hosts.serves(request):
-            return await self._relay(request)
-        self._telemetry.request(route)
-        try:
-            body = await request.read()
-            encoding = request.headers.get("Content-Encoding")
-            if encoding:
-                body = decompress_body(body, encoding, self._max_body_bytes)
-            log = PARSERS[route](body, request.headers.get("Content-Type"))
-            await self._intake.accept(log, route, identity_of(request))
-        except Exception as error:
-            response = answers.refusal(error, self._retry_after_s)
-            self._telemetry.refused(answers.reason(error))
-            return response
-        return answers.ok()
-
-    async def append(self, request: web.Request) -> web.StreamResponse:
+    async def append(self, call: Call) -> Outcome:
         """Points from the MLflow server's store plugin, which has checked them. 200 when durable."""
-        if not hmac.compare_digest(request.headers.get(INTERNAL_TOKEN_HEADER, "").encode(), self._token):
-            return web.Response(status=403, text="wrong or missing token")
-        self._telemetry.request("append")
+        given = call.headers.get(_TOKEN, "").encode("utf-8", "surrogateescape")
+        if not self._token or not hmac.compare_digest(given, self._token):
+            return Outcome(403, {"Content-Type": "text/plain"}, b"wrong or missing token")
         try:
-            columns = self._append_decoder.decode(await request.read())
+            columns = self._append_decoder.decode(call.body)
             values = [_SPECIAL[value] if isinstance(value, str) else value for value in columns.values]
-            if not len(columns.keys) == len(columns.steps) == len(columns.timestamps) == len(values):
-                raise MlflowError("columns have different lengths")
-            await self._intake.append(
-                Points(columns.run_id, columns.keys, columns.steps, columns.timestamps, values)
-            )
         except (msgspec.DecodeError, KeyError) as error:
-            return answers.refusal(MlflowError(f"malformed append: {error}"), self._retry_after_s)
-        except Exception as error:
-            response = answers.refusal(error, self._retry_after_s)
-            self._telemetry.refused(answers.reason(error))
-            return response
-        return answers.ok()
-
-
-def identity_of(request: web.Request) -> Identity:
-    """The headers that MLflow's server may base a verdict on."""
-    headers = request.headers
-    return tuple((name, headers[name]) for name in IDENTITY_HEADERS if name in headers)
+            raise MlflowError(f"malformed append: {error}") from None
+        if not len(columns.keys) == len(columns.steps) == len(columns.timestamps) == len(values):
+            raise MlflowError("malformed append: columns have different lengths")
+        await self._intake.append(
+            Points(columns.run_id, columns.keys, columns.steps, columns.timestamps, values)
+        )
+        return OK

@@ -1,10 +1,13 @@
-"""The lean path in front of aiohttp, on real connections: framing, order, both kinds of requests mixed."""
+"""Connections with aiohttp behind them, on real sockets: framing, order, both kinds of requests mixed, bounds."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gzip
 import json
 import random
+import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -12,13 +15,17 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from runstream.ingest.gateway.http.connection import LeanServer
+from runstream.ingest.gateway.http.door import Bounds, Door
 from runstream.ingest.gateway.http.framing import NotPlainError, read_head
+from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.admission import Identity
 from runstream.ingest.gateway.writes.log_request import LogRequest
+from runstream.ingest.gateway.writes.routes import MetricWrites
 from runstream.schemas.errors import QueueFullError
+
+BOUNDS = Bounds(idle_s=0.4, head_s=1.5, least_rate=100, slow_s=1.5, arriving_bytes=4 << 20, connections=8)
 
 
 @dataclass
@@ -53,7 +60,7 @@ class Stub:
 @dataclass
 class Setup:
     stub: Stub
-    server: LeanServer
+    server: Door
     port: int
 
 
@@ -69,18 +76,12 @@ async def setup() -> AsyncIterator[Setup]:
     await runner.setup()
     assert runner.server is not None
     stub = Stub()
-    lean = LeanServer(
-        stub,  # type: ignore[arg-type]
-        HostRules(None),
-        GatewayTelemetry(CollectorRegistry()),
-        runner.server,
-        prefix="",
-        max_body_bytes=1 << 20,
-        retry_after_s=3,
-        idle_timeout_s=0.4,
-    )
-    server = await asyncio.get_running_loop().create_server(lean, "127.0.0.1", 0)
-    yield Setup(stub, lean, server.sockets[0].getsockname()[1])
+    telemetry = GatewayTelemetry(CollectorRegistry())
+    routes = Routes(telemetry, max_body_bytes=1 << 20, retry_after_s=3)
+    MetricWrites(stub, internal_token="secret").add_to(routes, "")  # type: ignore[arg-type]
+    door = Door(routes, HostRules(None), runner.server, BOUNDS)
+    server = await asyncio.get_running_loop().create_server(door, "127.0.0.1", 0)
+    yield Setup(stub, door, server.sockets[0].getsockname()[1])
     server.close()
     await runner.cleanup()
 
@@ -189,7 +190,7 @@ async def test_identity_and_errors(setup: Setup) -> None:
     "request_",
     [
         log_batch("k", "Origin: http://example.com\r\n"),
-        log_batch("k", "Content-Encoding: gzip\r\n"),
+        log_batch("k", "Connection: keep-alive, te\r\n"),
         log_batch("k").replace(b"localhost", b"evil.example"),
         log_batch("k").replace(b"POST", b"GET"),
         log_batch("k").replace(b"log-batch HTTP", b"log-batch/ HTTP"),
@@ -270,7 +271,7 @@ async def test_a_large_request_sent_ahead_goes_on_when_its_turn_comes(setup: Set
     writer.write(log_batch("first") + large[:500_000])
     connection = next((one for one in setup.server.connections if one.busy), None)
     async with asyncio.timeout(10):
-        while connection is None or not connection._paused:
+        while connection is None or not connection._waits_to_read:
             await asyncio.sleep(0.001)
             connection = connection or next((one for one in setup.server.connections if one.busy), None)
     writer.write(large[500_000:])
@@ -307,6 +308,7 @@ async def test_drain_answers_what_is_under_way_and_closes(setup: Setup) -> None:
         b"POST /x HTTP/1.1\r\nHost : a\r\n\r\n",
         b"POST /x HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
         b"POST /x HTTP/1.1\r\nHost: a\nContent-Length: 4\r\n\r\n",
+        b"POST /x HTTP/1.1\r\nAuthorization: a\r\nauthorization: b\r\n\r\n",
         b"POST /x HTTP/1.1\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n",
         b"POST /x HTTP/1.1\r\nContent-Length: +4\r\n\r\n",
         b"POST /x HTTP/1.1\r\nContent-Length: 4, 4\r\n\r\n",
@@ -314,7 +316,6 @@ async def test_drain_answers_what_is_under_way_and_closes(setup: Setup) -> None:
         b"GET /x HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
         b"POST /x HTTP/1.1\r\nA: b\0c\r\n\r\n",
         b"\r\nPOST /x HTTP/1.1\r\nHost: a\r\n\r\n",
-        b"x" * 20_000,
     ],
 )
 def test_heads_that_another_server_might_read_otherwise_are_not_read_here(head: bytes) -> None:
@@ -328,3 +329,144 @@ def test_a_head_that_is_not_whole_waits() -> None:
     head = read_head(whole + b"body")
     assert head is not None
     assert (head.line, head.size, head.body_bytes) == (b"POST /x HTTP/1.1", len(whole), 12)
+
+
+# --- bounds
+
+
+@pytest.mark.parametrize(
+    ("begins", "status"),
+    [
+        (b"GET / HTTP/1.1\nHost: localhost\n\n", 400),
+        (b"POST /api/2.0/mlflow/runs/log-batch HTTP/1.1\r\nHost: loc", 408),
+        (log_batch("k")[:-5], 408),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * (257 << 10), 431),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1_001 + b"\r\n", 431),
+    ],
+)
+async def test_what_does_not_become_a_request_is_refused_in_json(
+    setup: Setup, begins: bytes, status: int
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", setup.port)
+    writer.write(begins)
+    got, headers, body = await answer(reader)
+    assert (got, headers["connection"]) == (status, "close")
+    assert json.loads(body)["error_code"]
+    assert await reader.read() == b""
+    assert setup.server.arriving.held_bytes == 0
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "begins",
+    [
+        b"PUT /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\nabc",
+        b"PUT /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        b"PUT /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /",
+    ],
+)
+async def test_what_is_for_the_server_behind_has_the_same_bounds(setup: Setup, begins: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", setup.port)
+    writer.write(begins)
+    async with asyncio.timeout(10):
+        try:
+            while await reader.read(100):
+                pass
+        except ConnectionResetError:
+            pass
+        while setup.server.connections:
+            await asyncio.sleep(0.001)
+    writer.close()
+
+
+async def test_a_body_for_the_server_behind_that_it_does_not_read_is_not_slow(setup: Setup) -> None:
+    setup.stub.hold = asyncio.Event()
+    reader, writer = await asyncio.open_connection("127.0.0.1", setup.port)
+    writer.write(log_batch("k"))
+    await asyncio.sleep(3)  # longer than any body may be slow: it is we who do not answer
+    setup.stub.hold.set()
+    assert (await answer(reader))[0] == 200
+    writer.close()
+
+
+async def test_unfinished_bodies_have_one_bound_together(setup: Setup) -> None:
+    head = log_batch("k").partition(b"\r\n\r\n")[0].rpartition(b"\r\n")[0]
+    head += b"\r\nContent-Length: 1000000\r\n\r\n"
+    senders = [await asyncio.open_connection("127.0.0.1", setup.port) for _ in range(6)]
+    most = 0
+    for reader, writer in senders:
+        writer.write(head + b" " * 900_000)
+        await writer.drain()
+        while setup.server.arriving.held_bytes < most and not reader.at_eof():
+            await asyncio.sleep(0.001)
+        most = max(most, setup.server.arriving.held_bytes)
+    assert most <= BOUNDS.arriving_bytes
+    statuses = [(await answer(reader))[0] for reader, _ in senders]
+    assert set(statuses) == {408, 429} or set(statuses) == {408}
+    assert setup.server.arriving.held_bytes == 0
+    for _, writer in senders:
+        writer.close()
+
+
+async def test_idle_connections_give_way_to_new_ones(setup: Setup) -> None:
+    held = [await asyncio.open_connection("127.0.0.1", setup.port) for _ in range(20)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", setup.port)
+    writer.write(log_batch("k"))
+    assert (await answer(reader))[0] == 200
+    assert len(setup.server.connections) <= BOUNDS.connections
+    for _, one in [*held, (reader, writer)]:
+        one.close()
+
+
+async def test_without_idle_ones_a_new_connection_is_closed(setup: Setup) -> None:
+    setup.stub.hold = asyncio.Event()
+    held = [await asyncio.open_connection("127.0.0.1", setup.port) for _ in range(BOUNDS.connections)]
+    for _, writer in held:
+        writer.write(log_batch("k"))
+    async with asyncio.timeout(10):
+        while not all(one.busy for one in setup.server.connections):
+            await asyncio.sleep(0.001)
+        reader, one_more = await asyncio.open_connection("127.0.0.1", setup.port)
+        assert await reader.read() == b""
+    setup.stub.hold.set()
+    for reader, _ in held:
+        assert (await answer(reader))[0] == 200
+    for _, writer in [*held, (reader, one_more)]:
+        writer.close()
+
+
+async def test_answers_that_nobody_reads_are_not_piled_up(setup: Setup) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", setup.port, limit=1)
+    request = log_batch("k")
+    writer.transport.pause_reading()  # type: ignore[attr-defined]  # reads nothing from here on
+    async with asyncio.timeout(20):
+        while setup.server.connections:
+            if not writer.transport.is_closing():
+                writer.write(request * 1_000)
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(0.05):
+                    await writer.drain()
+            await asyncio.sleep(0)
+    assert len(setup.stub.seen) < 200_000
+    writer.close()
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_a_compressed_body_is_handled_here_as_well(setup: Setup, coding: str) -> None:
+    head, _, body = log_batch("k", f"Content-Encoding: {coding}\r\n").partition(b"\r\n\r\n")
+    packed = gzip.compress(body) if coding == "gzip" else zlib.compress(body)
+    head = head.rpartition(b"\r\n")[0] + b"\r\nContent-Length: %d\r\n\r\n" % len(packed)
+    reader, writer = await asyncio.open_connection("127.0.0.1", setup.port)
+    writer.write(head + packed)
+    assert (await answer(reader))[2] == b"{}"
+    assert setup.stub.seen[0].keys == ["k"]
+    writer.close()
+
+
+@pytest.mark.parametrize("spelling", [b"//api/2.0", b"/%61pi/2.0", b"%2Fapi%2f2.0"])
+async def test_every_spelling_of_an_address_is_the_route(setup: Setup, spelling: bytes) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", setup.port)
+    writer.write(log_batch("k").replace(b"/api/2.0", spelling))
+    assert (await answer(reader))[2] == b"{}"
+    assert len(setup.stub.seen) == 1
+    writer.close()
