@@ -20,6 +20,7 @@ MAX_HEAD_BYTES = 256 << 10
 MAX_HEADERS = 1_000
 _END = b"\r\n\r\n"
 _BARE_NEWLINE = re.compile(rb"(?<!\r)\n")
+_ODD = re.compile(rb"[\r\n\0]")
 _REMEMBERED_BYTES = 1024
 # Fields that mean one thing and decide something: a second one is not joined to the first.
 _SINGLE = frozenset(
@@ -96,37 +97,32 @@ def read_head(data: bytes | bytearray, begin: int = 0) -> Head | None:
     line, *rows = bytes(data[:end]).split(b"\r\n")
     if len(rows) > MAX_HEADERS:
         raise _too_large()
-    if not line.endswith(b" HTTP/1.1") or not line[:1].isalpha():
+    if not line.endswith(b" HTTP/1.1") or not line[:1].isalpha() or _ODD.search(line):
         raise NotPlainError
-    headers: dict[bytes, bytes] = {}
-    for row in rows:
-        name, colon, value = row.partition(b":")
-        # RFC 9112: no space before the colon, no folding; a lone CR, LF or NUL is an attack or a mistake.
-        if (
-            not colon
-            or not name
-            or b" " in name
-            or b"\t" in name
-            or b"\n" in row
-            or b"\r" in row
-            or b"\0" in row
-        ):
-            raise NotPlainError
-        lowered = name.lower()
-        if lowered in headers:
-            if lowered in _SINGLE:
-                raise NotPlainError
-            headers[lowered] += b", " + value.strip(b" \t")
-            continue
-        headers[lowered] = value.strip(b" \t")
-    if b"\n" in line or b"\r" in line or b"\0" in line:
-        raise NotPlainError
+    headers = _fields(rows)
     if b"transfer-encoding" in headers or b"upgrade" in headers:
         raise NotPlainError
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 18:
         raise NotPlainError
     return Head(line, headers, end + len(_END), int(length))
+
+
+def _fields(rows: list[bytes]) -> dict[bytes, bytes]:
+    headers: dict[bytes, bytes] = {}
+    for row in rows:
+        name, colon, value = row.partition(b":")
+        # RFC 9112: no space before the colon, no folding; a lone CR, LF or NUL is an attack or a mistake.
+        if not colon or not name or b" " in name or b"\t" in name or _ODD.search(row):
+            raise NotPlainError
+        name, value = name.lower(), value.strip(b" \t")
+        if name not in headers:
+            headers[name] = value
+        elif name in _SINGLE:
+            raise NotPlainError
+        else:
+            headers[name] += b", " + value
+    return headers
 
 
 def _too_large() -> MlflowError:
