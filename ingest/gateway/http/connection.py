@@ -7,14 +7,25 @@ connection are answered in order. See ``door``.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, cast
 
 from runstream.ingest.gateway.http import behind
 from runstream.ingest.gateway.http.arriving import LARGE_BYTES, too_many
 from runstream.ingest.gateway.http.framing import NotPlainError
 from runstream.ingest.gateway.http.handling import OK, Outcome, written
+from runstream.ingest.gateway.http.inbox import Inbox
+from runstream.ingest.gateway.http.states import (
+    ANSWERING,
+    CLOSED,
+    FORWARDING,
+    GIVEN_AWAY,
+    READING,
+    Slowness,
+    State,
+    move,
+)
 from runstream.schemas.errors import MlflowError
 
 if TYPE_CHECKING:
@@ -31,46 +42,23 @@ _LINGER_S = 2.0
 _LEAVE_S = 0.05
 
 
-class State(IntEnum):
-    """What a connection is doing."""
-
-    READING = 0  # collecting a request's head, or the body of one that is handled here
-    ANSWERING = 1  # a request is handled here; what comes meanwhile is read ahead
-    FORWARDING = 2  # passing on what is left of a body to the server behind
-    GIVEN_AWAY = 3  # all bytes belong to the server behind, for good
-    CLOSED = 4
-
-
-_READING, _ANSWERING, _FORWARDING, _GIVEN_AWAY, _CLOSED = State
-_MOVES: tuple[frozenset[State], ...] = (
-    frozenset((_ANSWERING, _FORWARDING, _GIVEN_AWAY, _CLOSED)),
-    frozenset((_READING, _CLOSED)),
-    frozenset((_READING, _CLOSED)),
-    frozenset((_CLOSED,)),
-    frozenset(),
-)
-
-
 class Connection(asyncio.Protocol):
-    """The protocol of one connection. ``_buffer`` holds what has arrived and is not handled; ``_left`` is how many
+    """The protocol of one connection. ``_inbox`` holds what has arrived and is not handled; ``_left`` is how many
     bytes of a body are still to be passed on. ``began`` is when the request that is arriving did, ``last_active``
     when the connection last did anything: times of the loop's clock, in seconds."""
 
     __slots__ = (
         "_behind",
-        "_buffer",
         "_close_after",
         "_door",
         "_head",
+        "_inbox",
         "_left",
-        "_looked_at",
         "_loop",
         "_partial",
-        "_place_kept",
-        "_slow_s",
+        "_slowness",
         "_state",
         "_task",
-        "_tick_bytes",
         "_timer",
         "_transport",
         "_waits_to_read",
@@ -84,42 +72,38 @@ class Connection(asyncio.Protocol):
         self._door = door
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._state = _READING
+        self._state = READING
         self._behind: RequestHandler | None = None
-        self._buffer = bytearray()
-        self._looked_at = 0  # how far the buffer is known to hold no end of a head
+        self._inbox = Inbox(door.arriving, self)
         self._head: Meaning | None = None  # of the request whose body is arriving
         self._left = 0
         self._partial = False  # whether the server behind has a part of a head
-        self._place_kept = False  # see ``Arriving.keep``
         self._waits_to_read = False
         self._waits_to_write = False
         self._close_after = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._tick_bytes = 0
-        self._slow_s = 0.0
+        self._slowness = Slowness()
         self.began = self.last_active = self._loop.time()
         self.finished: asyncio.Future[None] | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a request is being handled here."""
-        return self._state is _ANSWERING
+        return self._state is ANSWERING
 
     @property
     def is_idle(self) -> bool:
         """Whether there is no request, nor a part of one."""
-        return self._state is _CLOSED or (
-            self._state in (_READING, _GIVEN_AWAY)
-            and not self._buffer
+        return self._state is CLOSED or (
+            self._state in (READING, GIVEN_AWAY)
+            and not self._inbox.data
             and not self._partial
             and (self._behind is None or behind.is_idle(self._behind))
         )
 
     def _move(self, to: State) -> None:
-        assert to in _MOVES[self._state], (self._state, to)
-        self._state = to
+        self._state = move(self._state, to)
 
     # --- the transport's calls -------------------------------------------------------------------------------
 
@@ -135,10 +119,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See ``asyncio.Protocol``."""
         self._door.connections.pop(self, None)
-        self._door.arriving.give_back(self)
-        self._buffer.clear()
-        if self._state is not _CLOSED:
-            self._move(_CLOSED)
+        self._inbox.clear()
+        if self._state is not CLOSED:
+            self._move(CLOSED)
         self._tell_finished()
         if self._timer is not None:
             self._timer.cancel()
@@ -149,7 +132,7 @@ class Connection(asyncio.Protocol):
         """See ``asyncio.Protocol``."""
         # A caller who does not read its answers gets no further ones.
         self._waits_to_write = True
-        self._slow_s = 0.0
+        self._slowness.seconds = 0.0
         if self._behind is not None:
             self._behind.pause_writing()
 
@@ -158,7 +141,7 @@ class Connection(asyncio.Protocol):
         self._waits_to_write = False
         if self._behind is not None:
             self._behind.resume_writing()
-        if self._state is _READING and self._buffer:
+        if self._state is READING and self._inbox.data:
             self._advance()
             self._read_on()
 
@@ -170,32 +153,30 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See ``asyncio.Protocol``."""
-        self._tick_bytes += len(data)
+        self._slowness.arrived += len(data)
         state = self._state
-        if state is _READING:
-            if not self._buffer:
+        if state is READING:
+            if not self._inbox.data:
                 if not self._waits_to_write and self._take_whole(data):
                     return
                 self.began = self._loop.time()
-        elif state is _FORWARDING:
+        elif state is FORWARDING:
             if len(data) <= self._left:
                 self._forward(data)
                 return
             now, data = data[: self._left], data[self._left :]
             self._forward(now)
             self.began = self._loop.time()
-        elif state is _GIVEN_AWAY:
+        elif state is GIVEN_AWAY:
             self._pass_on(data)
             return
-        elif state is _CLOSED:
+        elif state is CLOSED:
             return
         self.last_active = self._loop.time()
-        self._buffer += data
-        if not self._place_kept:
-            self._door.arriving.take(self, len(data))
-        if self._state is _READING and not self._waits_to_write:
+        self._inbox.add(data)
+        if self._state is READING and not self._waits_to_write:
             self._advance()
-        elif len(self._buffer) > _READ_AHEAD_BYTES and not self._waits_to_read:
+        elif len(self._inbox.data) > _READ_AHEAD_BYTES and not self._waits_to_read:
             self._waits_to_read = True
             self._transport.pause_reading()
 
@@ -220,13 +201,13 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Handle what is whole in the buffer, until a request is under way or more bytes are needed."""
-        while self._buffer and self._state is _READING and not self._waits_to_write:
+        while self._inbox.data and self._state is READING and not self._waits_to_write:
             if self._transport.is_closing():
                 return
             head = self._head
             if head is None:
                 try:
-                    head = self._door.heads.read(self._buffer, self._looked_at)
+                    head = self._door.heads.read(self._inbox.data, self._inbox.looked_at)
                 except NotPlainError:
                     self._give_away()
                     return
@@ -234,21 +215,22 @@ class Connection(asyncio.Protocol):
                     self.end(error)
                     return
                 if head is None:
-                    self._looked_at = len(self._buffer)
+                    self._inbox.looked_at = len(self._inbox.data)
                     return
-                self._looked_at = 0
+                self._inbox.looked_at = 0
             if head.route is None or not self._may_answer():
                 self._head = None
                 self._left = head.body_bytes
                 self._pass_on(self._cut(head.size))
                 if self._left:
-                    self._move(_FORWARDING)
-                    if self._buffer:
-                        self._forward(self._cut(min(self._left, len(self._buffer))))
+                    self._move(FORWARDING)
+                    if self._inbox.data:
+                        self._forward(self._cut(min(self._left, len(self._inbox.data))))
                 continue
             whole = head.size + head.body_bytes
-            if len(self._buffer) < whole:
-                if self._head is None and whole > LARGE_BYTES and not self._keep_place(whole):
+            if len(self._inbox.data) < whole:
+                if self._head is None and whole > LARGE_BYTES and not self._inbox.keep_place(whole):
+                    self.end(too_many(), drain=False)
                     return
                 self._head = head
                 return
@@ -256,24 +238,10 @@ class Connection(asyncio.Protocol):
             body = self._cut(whole, head.size)
             self._handle(head, body)
 
-    def _keep_place(self, size: int) -> bool:
-        self._place_kept = self._door.arriving.keep(self, size)
-        if not self._place_kept:
-            self.end(too_many(), drain=False)
-        return self._place_kept
-
     def _cut(self, end: int, begin: int = 0) -> bytes:
-        """Take the first ``end`` bytes out of the buffer; the result leaves out ``begin`` of them."""
-        part = bytes(memoryview(self._buffer)[begin:end])
-        if len(self._buffer) == end:
-            self._buffer = bytearray()
-        else:
-            del self._buffer[:end]
-        self._door.arriving.give_back(self)
-        self._place_kept = False
-        if self._buffer:
+        part = self._inbox.cut(end, begin)
+        if self._inbox.data:
             self.began = self._loop.time()
-            self._door.arriving.take(self, len(self._buffer))
         return part
 
     def _handle(self, head: Meaning, body: bytes) -> None:
@@ -287,7 +255,7 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             self._answer(routes.refused(error))
             return
-        self._move(_ANSWERING)
+        self._move(ANSWERING)
         if isinstance(result, asyncio.Future):
             result.add_done_callback(self._durable)
         else:
@@ -306,9 +274,9 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, outcome: Outcome) -> None:
         self._task = None
-        if self._state is not _ANSWERING:
+        if self._state is not ANSWERING:
             return  # the caller has gone
-        self._move(_READING)
+        self._move(READING)
         self._answer(outcome)
         self._tell_finished()
         self._advance()
@@ -316,7 +284,7 @@ class Connection(asyncio.Protocol):
 
     def _read_on(self) -> None:
         # What is left is part of a request, however large, and its rest has to come.
-        if self._waits_to_read and self._state is not _ANSWERING and not self._waits_to_write:
+        if self._waits_to_read and self._state is not ANSWERING and not self._waits_to_write:
             self._waits_to_read = False
             self._transport.resume_reading()
 
@@ -334,8 +302,8 @@ class Connection(asyncio.Protocol):
         """Pass on a part of a body."""
         self._left -= len(data)
         if not self._left:
-            self._move(_READING)
-            self._slow_s = 0.0
+            self._move(READING)
+            self._slowness.seconds = 0.0
         self._pass_on(data)
 
     def _pass_on(self, data: bytes) -> None:
@@ -344,7 +312,7 @@ class Connection(asyncio.Protocol):
             self._behind.connection_made(self._transport)
         self.last_active = self._loop.time()
         self._behind.data_received(data)
-        if self._state is _GIVEN_AWAY:
+        if self._state is GIVEN_AWAY:
             # No request came of it: it is a part of a head.
             partial = behind.is_idle(self._behind)
             if partial and not self._partial:
@@ -352,9 +320,9 @@ class Connection(asyncio.Protocol):
             self._partial = partial
 
     def _give_away(self) -> None:
-        self._move(_GIVEN_AWAY)
+        self._move(GIVEN_AWAY)
         self._read_on()
-        self._pass_on(self._cut(len(self._buffer)))
+        self._pass_on(self._cut(len(self._inbox.data)))
 
     # --- bounds and ending -----------------------------------------------------------------------------------
 
@@ -362,47 +330,40 @@ class Connection(asyncio.Protocol):
         bounds = self._door.bounds
         tick_s = min(_TICK_S, bounds.idle_s / 4, bounds.head_s / 2, bounds.slow_s / 2)
         now = self._loop.time()
-        arrived, self._tick_bytes = self._tick_bytes, 0
-        if self._is_slow(arrived / tick_s):
-            self._slow_s += tick_s
-        else:
-            self._slow_s = 0.0
-        partial = self._state is _GIVEN_AWAY and self._partial
-        reads_head = partial or (self._state is _READING and self._buffer and self._head is None)
-        if self._slow_s >= bounds.slow_s or (reads_head and now - self.began >= bounds.head_s):
+        slow_s = self._slowness.turn(tick_s, self._due_rate())
+        partial = self._state is GIVEN_AWAY and self._partial
+        reads_head = partial or (self._state is READING and self._inbox.data and self._head is None)
+        if slow_s >= bounds.slow_s or (reads_head and now - self.began >= bounds.head_s):
             self.end(MlflowError("The request did not arrive in time", "REQUEST_TIMEOUT", 408))
         elif not self.is_idle:
             self.last_active = now
         elif now - self.last_active >= bounds.idle_s:
             self.close()
-        if self._state is not _CLOSED:
+        if self._state is not CLOSED:
             self._timer = self._loop.call_later(tick_s, self._watch)
 
-    def _is_slow(self, rate: float) -> bool:
-        """Whether the caller, and nobody else, holds a request up. ``rate`` is what arrives now, bytes per second."""
+    def _due_rate(self) -> float:
+        """How many bytes a second have to come: none unless it is the caller who holds a request up."""
         if self._waits_to_write:
-            return self._may_answer()  # ours are unread; aiohttp's handlers have bounds of their own
-        if self._state is _READING:
+            # Answers of ours are not read. aiohttp's handlers have bounds of their own.
+            return math.inf if self._may_answer() else 0
+        if self._state is READING:
             arriving = self._head is not None
-        elif self._state is _FORWARDING:
+        elif self._state is FORWARDING:
             arriving = self._transport.is_reading()
+        elif self._state is GIVEN_AWAY and self._behind is not None:
+            arriving = self._transport.is_reading() and behind.awaits_body(self._behind)
         else:
-            arriving = (
-                self._state is _GIVEN_AWAY
-                and self._behind is not None
-                and self._transport.is_reading()
-                and behind.awaits_body(self._behind)
-            )
-        return arriving and rate < self._door.bounds.least_rate
+            arriving = False
+        return self._door.bounds.least_rate if arriving else 0
 
     def end(self, error: MlflowError, *, drain: bool = True) -> None:
         """Refuse the request that is arriving, and close the connection; ``drain`` tells whether to throw away
         what still comes of it, so that its sender reads the answer, or not even to take it."""
-        answers = self._state is _READING and not self._waits_to_write and self._may_answer()
-        if self._state is not _CLOSED:
-            self._move(_CLOSED)
-        self._buffer = bytearray()
-        self._door.arriving.give_back(self)
+        answers = self._state is READING and not self._waits_to_write and self._may_answer()
+        if self._state is not CLOSED:
+            self._move(CLOSED)
+        self._inbox.clear()
         if self._transport.is_closing():
             return
         if not answers:
@@ -422,8 +383,8 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close a connection that has no request."""
-        if self._state is not _CLOSED:
-            self._move(_CLOSED)
+        if self._state is not CLOSED:
+            self._move(CLOSED)
         self._transport.close()
 
     def close_when_idle(self) -> None:
