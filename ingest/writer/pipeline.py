@@ -21,12 +21,14 @@ from runstream.ingest.queue.protocol import Consumer, Message
 from runstream.ingest.writer.batch import Batch, Entry, decode_all
 from runstream.ingest.writer.config import WriterConfig
 from runstream.ingest.writer.latest import LatestValues
+from runstream.ingest.writer.progress import Progress
 from runstream.ingest.writer.retry import Retry
 from runstream.ingest.writer.sink import Sink
 from runstream.ingest.writer.stats import WriterStats
 from runstream.ingest.writer.waiting import Step, Waiters
 from runstream.schemas.errors import RunstreamError
 from runstream.schemas.ports.database import Database
+from runstream.schemas.record import PointColumns
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,9 @@ _POLL_S = 1.0
 class Writer:
     """Runs the pipeline. All methods belong to one event loop; ``consumer`` must not be started yet.
 
-    The writer starts and closes the consumer; the database and the latest values stay the caller's.
+    The writer starts and closes the consumer; the database and the latest values stay the caller's. ``on_points``
+    is told of the points of every record as soon as it is decoded: they are durable, and not in ClickHouse yet. It is
+    called on the event loop and must not block.
     """
 
     def __init__(
@@ -47,12 +51,14 @@ class Writer:
         config: WriterConfig | None = None,
         stats: WriterStats | None = None,
         *,
+        on_points: Callable[[PointColumns], None] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.config = config or WriterConfig()
         self.stats = stats or WriterStats()
         self._consumer = consumer
+        self._on_points = on_points
         self._monotonic = monotonic
         self._wall_clock = wall_clock
         self._retry = Retry(self.stats)
@@ -69,17 +75,12 @@ class Writer:
 
         self._batch = Batch()
         self._in_flight: Batch | None = None
-        self._polled: dict[int, int] = {}
-        self._unsettled: dict[int, int] = {}
-        self._unsettled_oldest_ms: int | None = None
-        self._settling: dict[int, int] = {}
-        self._settling_oldest_ms: int | None = None
+        self._progress = Progress()
         self._settle_task: asyncio.Task[None] | None = None
-        self._applied: dict[int, int] = {}
         self._settle_after = 0.0
         self._waited_at = float("-inf")
         self._flush_asked = False
-        self._waiters = Waiters(self._positions)
+        self._waiters = Waiters(self._progress.at)
         self._revocations: dict[int, int] = {}
         self._revoking: set[int] = set()
 
@@ -98,8 +99,7 @@ class Writer:
         poller: asyncio.Task[None] | None = None
         try:
             await self._consumer.start(self._revoke)
-            self._applied = await self._consumer.committed()
-            self._polled = dict(self._applied)
+            self._progress.start(await self._consumer.committed())
             self._started.set()
             poller = asyncio.create_task(self._poll(), name="writer-poll")
             poller.add_done_callback(lambda _: self._wake.set())
@@ -130,7 +130,7 @@ class Writer:
                     ends = await self._consumer.end_offsets()
             except (RunstreamError, TimeoutError) as error:
                 logger.warning("cannot ask the queue for its end: %s", error)
-            mine = {partition: end for partition, end in ends.items() if partition in self._polled}
+            mine = {partition: end for partition, end in ends.items() if self._progress.is_mine(partition)}
             await self.flush_until(mine, deadline - self._monotonic())
         self._stopping = True
         self._wake.set()
@@ -170,9 +170,7 @@ class Writer:
 
     def lag_s(self) -> float:
         """Age of the oldest polled point that is not applied yet; 0 when there is none."""
-        ages = [self._batch.oldest_ms, self._unsettled_oldest_ms, self._settling_oldest_ms]
-        if self._in_flight is not None:
-            ages.append(self._in_flight.oldest_ms)
+        ages = (self._batch.oldest_ms, self._progress.oldest_ms())
         known = [age for age in ages if age is not None]
         return max(0.0, self._wall_clock() - min(known) / 1000) if known else 0.0
 
@@ -184,10 +182,8 @@ class Writer:
 
     async def _wait_until(self, offsets: Mapping[int, int], runs: Collection[str] | None, step: Step) -> bool:
         await self._started.wait()
-        if any(partition not in self._applied for partition in offsets):
-            # Partitions that appeared, or were assigned, after the start.
-            for partition, offset in (await self._consumer.committed()).items():
-                self._applied.setdefault(partition, offset)
+        if not self._progress.knows(offsets):
+            self._progress.learn(await self._consumer.committed())
         if runs is not None:
             # Only what has been read shows whose points it has.
             if not await self._wait(offsets, Step.POLLED):
@@ -210,25 +206,18 @@ class Writer:
         as far as the newest part of the pipeline that holds points of theirs reaches."""
         if not self._waiters.reached(offsets, Step.POLLED):
             return offsets  # Revoked just now.
-        inserted = self._positions(Step.INSERTED)
-        parts = [(self._batch.runs, self._positions(Step.POLLED))]
+        progress = self._progress
+        parts = [(self._batch.runs, progress.at(Step.POLLED))]
         if self._in_flight is not None:
-            parts.append((self._in_flight.runs, inserted | self._in_flight.next_offsets))
+            parts.append((self._in_flight.runs, progress.inserting()))
         if step is Step.SETTLED:
-            parts.append((self._sink.unsettled, inserted))
-            parts.append((self._sink.settling, self._applied | self._settling))
+            parts.append((self._sink.unsettled, progress.at(Step.INSERTED)))
+            parts.append((self._sink.settling, progress.settling()))
         for held, positions in parts:
             if held.any_of(runs):
                 known = offsets.keys() & positions.keys()
                 return {partition: min(offsets[partition], positions[partition]) for partition in known}
         return {}
-
-    def _positions(self, step: Step) -> dict[int, int]:
-        """Per partition, where what has not come to ``step`` begins."""
-        if step is Step.SETTLED:
-            return self._applied
-        inserted = self._applied | self._settling | self._unsettled
-        return inserted if step is Step.INSERTED else inserted | self._polled
 
     # Polling
 
@@ -252,7 +241,8 @@ class Writer:
                 ]
             self._batch.add(entries, self._monotonic())
             for entry in entries:
-                self._polled[entry.message.partition] = entry.message.next_offset
+                self._progress.poll(entry.message.partition, entry.message.next_offset)
+            self._tell(entries)
             few = sum(len(message.payload) for message in messages) * 4 < config.poll_bytes
             if self._batch.rows >= self._max_rows() or self._batch.size_bytes >= config.max_bytes:
                 self._room.clear()
@@ -260,6 +250,16 @@ class Writer:
             self._wake.set()
             if few and not self._stopping:
                 await self._pause()
+
+    def _tell(self, entries: Sequence[Entry]) -> None:
+        if self._on_points is None:
+            return
+        try:
+            for entry in entries:
+                if entry.points is not None:
+                    self._on_points(entry.points)
+        except Exception:  # whoever looks on does not stop the points
+            logger.exception("telling of new points failed")
 
     async def _pause(self) -> None:
         """Let small records gather, for a poll costs as much as decoding many; ends when somebody waits."""
@@ -321,7 +321,7 @@ class Writer:
 
     def _settle_in(self, now: float) -> float:
         """Seconds until newest values should be written and offsets committed."""
-        if not self._unsettled or self._settle_task is not None:
+        if not self._progress.has_unsettled or self._settle_task is not None:
             return float("inf")
         if self._stopping or self._flush_asked or self._sink.crowded():
             return 0
@@ -332,31 +332,26 @@ class Writer:
     async def _apply(self) -> None:
         batch, self._batch = self._batch, Batch()
         self._in_flight = batch
+        self._progress.begin_insert(batch.next_offsets, batch.oldest_ms)
         self._room.set()
         await self._sink.apply(batch)
         self._in_flight = None
         self._flush_asked |= batch.flush
-        self._unsettled |= batch.next_offsets
-        if batch.oldest_ms is not None:
-            oldest = self._unsettled_oldest_ms
-            self._unsettled_oldest_ms = batch.oldest_ms if oldest is None else min(oldest, batch.oldest_ms)
+        self._progress.end_insert()
         self._waiters.notify()
 
     def _begin_settling(self) -> None:
         """Have everything applied so far settled, beside the next inserts."""
-        self._settling, self._unsettled = self._unsettled, {}
-        self._settling_oldest_ms, self._unsettled_oldest_ms = self._unsettled_oldest_ms, None
         self._flush_asked = False
-        self._settle_task = asyncio.create_task(self._settle(self._settling), name="writer-settle")
+        settling = self._settle(self._progress.begin_settle())
+        self._settle_task = asyncio.create_task(settling, name="writer-settle")
         self._settle_task.add_done_callback(lambda _: self._wake.set())
 
     async def _settle(self, offsets: dict[int, int]) -> None:
         # Partitions that are revoked meanwhile disappear from ``offsets``.
         took = await self._sink.settle()
         await self._retry("commit", lambda: self._consumer.commit(offsets))
-        self._settling = {}
-        self._settling_oldest_ms = None
-        self._applied |= offsets
+        self._progress.end_settle()
         self._settle_after = self._monotonic() + took * self.config.latest_pause
         self._waiters.notify()
 
@@ -367,14 +362,9 @@ class Writer:
         self._revoking.update(partitions)
         for partition in partitions:
             self._revocations[partition] = self._revocations.get(partition, 0) + 1
-            # To whoever waits, what is dropped here has not been read.
-            self._polled.pop(partition, None)
+        mine = self._progress.forget_polled(partitions)
         self._batch = self._batch.without(partitions)
         self._room.set()
-        under_way = self._settling | self._unsettled
-        if self._in_flight is not None:
-            under_way |= self._in_flight.next_offsets
-        mine = {partition: under_way[partition] for partition in partitions if partition in under_way}
         try:
             if mine and not await self.flush_until(mine, self.config.revoke_timeout_s):
                 logger.warning("partitions %s were revoked before their points were applied", sorted(mine))
@@ -383,7 +373,4 @@ class Writer:
             for partition in partitions:
                 # What was polled meanwhile goes with what was dropped before it.
                 self._revocations[partition] += 1
-                for positions in (self._unsettled, self._settling, self._applied):
-                    positions.pop(partition, None)
-                if self._in_flight is not None:
-                    self._in_flight.next_offsets.pop(partition, None)
+            self._progress.revoke(partitions)

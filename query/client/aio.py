@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import httpx
 import pandas as pd
 
-from runstream.query.client.connection import Connection, listed
+from runstream.query.client.connection import Connection, Keys, Range, listed
+from runstream.query.client.frames import As
 from runstream.query.client.live import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
@@ -31,9 +32,14 @@ class AsyncRun:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._run, name)
+        self.run_id = run.run_id
+        self.id = run.id
+        self.name = run.name
+        self.experiment_id = run.experiment_id
+        self.status = run.status
+        self.params = run.params
+        self.tags = run.tags
+        self.metrics = run.metrics
 
     async def get_metrics(self, name: str | None = None) -> dict[str, Any]:
         """See ``Run.get_metrics``."""
@@ -69,25 +75,100 @@ class AsyncConnection:
         """The server's address."""
         return self._connection.uri
 
-    async def get_metrics(self, *args: Any, **options: Any) -> Any:
+    async def get_metrics(
+        self,
+        runs: Any = None,
+        keys: Keys = None,
+        *,
+        experiment: Any = None,
+        filter: str | None = None,
+        steps: Range = None,
+        time: Range = None,
+        max_points: int | None = None,
+        method: Literal["lttb", "minmax"] = "lttb",
+        as_: As = "pandas",
+        progress: bool | None = None,
+    ) -> Any:
         """See ``Connection.get_metrics``."""
-        return await _in_thread(self._connection.get_metrics, *args, **options)
+        return await _in_thread(
+            self._connection.get_metrics,
+            runs,
+            keys,
+            experiment=experiment,
+            filter=filter,
+            steps=steps,
+            time=time,
+            max_points=max_points,
+            method=method,
+            as_=as_,
+            progress=progress,
+        )
 
-    async def latest_metrics(self, *args: Any, **options: Any) -> Any:
+    async def latest_metrics(
+        self,
+        runs: Any = None,
+        keys: Keys = None,
+        *,
+        experiment: Any = None,
+        filter: str | None = None,
+        as_: As = "pandas",
+    ) -> Any:
         """See ``Connection.latest_metrics``."""
-        return await _in_thread(self._connection.latest_metrics, *args, **options)
+        return await _in_thread(
+            self._connection.latest_metrics, runs, keys, experiment=experiment, filter=filter, as_=as_
+        )
 
-    async def summary(self, *args: Any, **options: Any) -> pd.DataFrame:
+    async def summary(
+        self,
+        runs: Any = None,
+        keys: Keys = None,
+        *,
+        experiment: Any = None,
+        filter: str | None = None,
+        steps: Range = None,
+        time: Range = None,
+    ) -> pd.DataFrame:
         """See ``Connection.summary``."""
-        return await _in_thread(self._connection.summary, *args, **options)
+        return await _in_thread(
+            self._connection.summary,
+            runs,
+            keys,
+            experiment=experiment,
+            filter=filter,
+            steps=steps,
+            time=time,
+        )
 
-    async def aggregate(self, *args: Any, **options: Any) -> pd.DataFrame:
+    async def aggregate(
+        self,
+        runs: Any = None,
+        keys: Keys = None,
+        *,
+        over: Literal["runs"] = "runs",
+        stats: Sequence[str] = ("mean", "std", "min", "max", "p10", "p90"),
+        every: int = 1,
+        experiment: Any = None,
+        filter: str | None = None,
+        steps: Range = None,
+        time: Range = None,
+    ) -> pd.DataFrame:
         """See ``Connection.aggregate``."""
-        return await _in_thread(self._connection.aggregate, *args, **options)
+        return await _in_thread(
+            self._connection.aggregate,
+            runs,
+            keys,
+            over=over,
+            stats=stats,
+            every=every,
+            experiment=experiment,
+            filter=filter,
+            steps=steps,
+            time=time,
+        )
 
-    async def sql(self, query: str, **options: Any) -> Any:
+    async def sql(self, query: str, *, as_: As = "pandas", **parameters: Any) -> Any:
         """See ``Connection.sql``."""
-        return await _in_thread(self._connection.sql, query, **options)
+        return await _in_thread(self._connection.sql, query, as_=as_, **parameters)
 
     async def get_run(self, run_id: Any) -> AsyncRun:
         """See ``Connection.get_run``."""

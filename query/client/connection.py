@@ -156,8 +156,7 @@ class Connection:
 
     def get_portal_url(self, run: Any) -> str:
         """The address of a run's page in the UI."""
-        found = run if isinstance(run, Run) else self.get_run(run)
-        return f"{self.uri}/#/experiments/{found.experiment_id}/runs/{found.run_id}"
+        return (run if isinstance(run, Run) else self.get_run(run)).get_portal_url()
 
     def close(self) -> None:
         """Close every connection to the server."""

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
-if TYPE_CHECKING:
-    from runstream.query.client.connection import Connection
+import pyarrow as pa
+
+
+class RunReads(Protocol):
+    """What a run asks its server for."""
+
+    @property
+    def uri(self) -> str:
+        """The server's address."""
+        ...
+
+    def get_metrics(self, runs: Any, keys: str | None, *, as_: Literal["arrow"]) -> pa.Table:
+        """Points of a run."""
+        ...
+
+    def get_run(self, run_id: Any) -> Run:
+        """A run as it is now."""
+        ...
 
 
 class Run:
     """A run as it was when it was read; metrics are read anew at each call."""
 
-    def __init__(self, connection: Connection, run: Mapping[str, Any]) -> None:
+    def __init__(self, connection: RunReads, run: Mapping[str, Any]) -> None:
         info, data = run["info"], run.get("data", {})
         self._connection = connection
         self._info = info
@@ -67,7 +83,7 @@ class Run:
 
     def get_portal_url(self) -> str:
         """The address of the run's page in the UI."""
-        return self._connection.get_portal_url(self)
+        return f"{self._connection.uri}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
 
     def get_status(self) -> str:
         """The run's status now."""

@@ -22,7 +22,6 @@ from runstream.query.live.hub import Hub
 from runstream.query.service import QueryConfig, create_app
 from runstream.roles import wiring
 from runstream.roles.queues import is_local, kafka_settings, make_consumer
-from runstream.roles.tap import TappedConsumer
 from runstream.schemas.errors import ConfigError
 from runstream.schemas.migrations import METRICS_TABLE, Flavour
 from runstream.schemas.ports.database import Database, DatabaseError
@@ -49,7 +48,7 @@ async def _storage(settings: StorageSettings) -> None:
     async with _opened(_open_embedded, settings) as (database, latest):
         # Whoever listens to live points hears of them before they are in ClickHouse.
         hub = Hub()
-        writer = Writer(TappedConsumer(consumer, hub), database, latest, _writer_config(settings))
+        writer = Writer(consumer, database, latest, _writer_config(settings), on_points=hub.publish)
         app = create_app(database, LocalBarrier(consumer, writer), config, hub)
         guarding = asyncio.create_task(keep_running("part guard", PartGuard(database, _GUARDED).run))
         try:

@@ -29,6 +29,7 @@ from runstream.ingest.writer.newest import LatestRows
 from runstream.ingest.writer.pipeline import Writer
 from runstream.schemas.migrations import Flavour
 from runstream.schemas.ports.database import Database, DatabaseError
+from runstream.schemas.record import PointColumns
 from support.chdb_http import ChdbServer, Fault, chdb_server
 from support.memory_queue import MemoryConsumer, MemoryQueue
 from support.points import Row, record
@@ -85,10 +86,14 @@ class Place:
 
     @asynccontextmanager
     async def writer(
-        self, config: WriterConfig = PATIENT, consumer: Consumer | None = None
+        self,
+        config: WriterConfig = PATIENT,
+        consumer: Consumer | None = None,
+        on_points: Callable[[PointColumns], None] | None = None,
     ) -> AsyncIterator[Writer]:
         latest = open_latest(f"sqlite:///{self.metadata}")
-        writer = Writer(consumer or MemoryConsumer(self.queue), self.database, latest, config)
+        consumer = consumer or MemoryConsumer(self.queue)
+        writer = Writer(consumer, self.database, latest, config, on_points=on_points)
         task = asyncio.create_task(writer.run())
         try:
             yield writer
@@ -178,6 +183,27 @@ async def test_waiting_for_nothing_new_is_immediate(place: Place) -> None:
         assert await writer.flush_until(place.queue.ends(), 5)
         assert not await writer.flush_until({0: 10**9}, 0.05)
         assert writer.stats.flushes == 0
+
+
+async def test_who_looks_on_is_told_of_every_point_before_it_is_stored_and_stops_nothing(
+    place: Place,
+) -> None:
+    seen: list[int] = []
+
+    def look(points: PointColumns) -> None:
+        seen.extend(points.steps.tolist())
+        if len(seen) > 3:
+            raise ValueError("a listener's fault")
+
+    async with place.writer(on_points=look) as writer:
+        first = place.log()
+        place.queue.append(0, b"not a record")
+        await until(lambda: len(seen) == 3)
+        assert seen == [step for _, _, step, _, _ in first]
+        assert place.stored() == []
+        place.log()
+        assert await writer.flush_until(place.queue.ends(), 30)
+        assert place.stored() == sorted(place.rows)
 
 
 async def test_flush_marker(place: Place) -> None:
