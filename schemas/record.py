@@ -133,16 +133,44 @@ class RecordBuilder:
         packed_codes = _packer("I", size)(*[codes[key] for key in keys])
         if new := len(codes) - known:
             self.approximate_bytes += 4 * new + sum(map(len, islice(reversed(codes), new)))
+        self._steps.append(packed_steps)
+        self._timestamps.append(packed_timestamps)
+        self._values.append(packed_values)
+        self._key_codes.append(packed_codes)
+        self._segment(run_id, size)
+
+    def add_columns(
+        self,
+        run_id: str,
+        names: Sequence[str],
+        codes: NDArray[np.uint32],
+        steps: NDArray[np.int64],
+        timestamps: NDArray[np.int64],
+        values: NDArray[np.float64],
+    ) -> None:
+        """Add points of one run that are columns already: ``names[codes[i]]`` is the key of point ``i``.
+
+        Costs something for each name, and next to nothing for each point.
+        """
+        known = self._keys
+        before = len(known)
+        places = np.fromiter((known[name] for name in names), np.uint32, len(names))
+        if new := len(known) - before:
+            self.approximate_bytes += 4 * new + sum(map(len, islice(reversed(known), new)))
+        self._key_codes.append(places[codes].astype("<u4", copy=False).tobytes())
+        self._steps.append(steps.astype("<i8", copy=False).tobytes())
+        self._timestamps.append(timestamps.astype("<i8", copy=False).tobytes())
+        self._values.append(values.astype("<f8", copy=False).tobytes())
+        self._segment(run_id, len(codes))
+
+    def _segment(self, run_id: str, size: int) -> None:
+        """Note that the next ``size`` points are this run's."""
         run_code = self._runs.get(run_id)
         if run_code is None:
             run_code = self._runs[run_id] = len(self._runs)
             self.approximate_bytes += len(run_id) + 4
         self._segment_runs.append(run_code)
         self._segment_lengths.append(size)
-        self._steps.append(packed_steps)
-        self._timestamps.append(packed_timestamps)
-        self._values.append(packed_values)
-        self._key_codes.append(packed_codes)
         self.points += size
         self.approximate_bytes += size * _POINT_BYTES + 8
 

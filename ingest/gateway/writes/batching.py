@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from runstream.ingest.gateway.telemetry import AppendTelemetry
 from runstream.ingest.queue.protocol import Producer
@@ -27,6 +28,20 @@ class Points:
     steps: list[int]
     timestamps: list[int]
     values: list[float]
+
+    def add_to(self, builder: RecordBuilder) -> None:
+        """Put them into a queue record."""
+        builder.add(self.run_id, self.keys, self.steps, self.timestamps, self.values)
+
+
+class RunPoints(Protocol):
+    """Points of one run, in whatever form they came."""
+
+    run_id: str
+
+    def add_to(self, builder: RecordBuilder) -> None:
+        """Put them into a queue record."""
+        ...
 
 
 class _Batch:
@@ -64,7 +79,7 @@ class Batcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending_bytes = 0
 
-    async def add(self, points: Points) -> None:
+    async def add(self, points: RunPoints) -> None:
         """Make the points durable; returns when they are.
 
         Raises ``QueueFullError`` (bound reached) or ``QueueUnavailableError`` (not durable in time): nothing may
@@ -73,7 +88,7 @@ class Batcher:
         # Shielded: one caller that goes away must not take the others' answer with it.
         await asyncio.shield(self.add_nowait(points))
 
-    def add_nowait(self, points: Points) -> asyncio.Future[None]:
+    def add_nowait(self, points: RunPoints) -> asyncio.Future[None]:
         """Like ``add``, without waiting: the future is that of the whole record, so it must not be cancelled."""
         if self._pending_bytes >= self._max_pending_bytes:
             raise QueueFullError("the gateway holds as many unwritten points as it may")
@@ -85,7 +100,7 @@ class Batcher:
             self._pending_bytes += batch.builder.approximate_bytes
             self._schedule(partition, batch)
         before = batch.builder.approximate_bytes
-        batch.builder.add(points.run_id, points.keys, points.steps, points.timestamps, points.values)
+        points.add_to(batch.builder)
         self._pending_bytes += batch.builder.approximate_bytes - before
         if batch.builder.approximate_bytes >= self._max_record_bytes:
             self._seal(partition, batch)
