@@ -25,7 +25,7 @@ Kinds, and what they hold (``J`` is one JSON object, UTF-8)::
     11 PACKED    count bytes of frames, compressed as one LZ4 block
 
 Versions only grow: a reader knows every version up to its own. Golden files of every version live in
-``tests/unit/schemas/golden``; ``docs/wire.md`` describes the format for other languages. What a reader cannot
+``tests/unit/schemas/golden``; ``docs/reference/wire.md`` describes the format for other languages. What a reader cannot
 read (a torn write of a process that was killed, a disk that was full) it skips up to the next whole frame.
 """
 

@@ -27,10 +27,12 @@ from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.admission import Admission
 from runstream.ingest.gateway.writes.batching import Batcher
 from runstream.ingest.gateway.writes.epochs import Epochs
+from runstream.ingest.gateway.writes.ingest import Ingest
 from runstream.ingest.gateway.writes.intake import Intake
 from runstream.ingest.gateway.writes.routes import MetricWrites
 from runstream.ingest.queue.protocol import Producer
 from runstream.schemas.tasks import keep_running
+from runstream.schemas.wire import API
 
 _log = logging.getLogger(__name__)
 _GAUGE_INTERVAL_S = 1.0
@@ -110,6 +112,12 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     )
     routes = Routes(parts.telemetry, max_body_bytes=config.max_body_bytes, retry_after_s=config.retry_after_s)
     MetricWrites(intake, internal_token=config.internal_token).add_to(routes, prefix)
+    Ingest(
+        batcher,
+        admission,
+        max_body_bytes=config.max_body_bytes,
+        creates=lambda: ("POST", f"{API}/runs/create") in routes.by_address,
+    ).add_to(routes, prefix)
     app = web.Application(client_max_size=config.max_body_bytes, middlewares=[refuse_odd])
     if config.artifacts is not None:
         verdicts = ArtifactVerdicts(

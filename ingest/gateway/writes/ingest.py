@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from runstream.ingest.gateway.http.handling import Call, Outcome, Routes, json_outcome
 from runstream.ingest.gateway.writes.admission import Admission, Identity, RefusedError
 from runstream.ingest.gateway.writes.batching import Batcher
 from runstream.ingest.gateway.writes.columns import RunColumns
@@ -20,9 +21,9 @@ from runstream.ingest.gateway.writes.frames import read_arrow, read_frames
 from runstream.schemas import frame
 from runstream.schemas.errors import BadRecordError, MlflowError
 from runstream.schemas.mlflow.names import KnownNames, check_length, check_name, is_run_id
+from runstream.schemas.wire import API, ARROW
 
 FRAMES = "application/vnd.runstream.frames"
-ARROW = "application/vnd.apache.arrow.stream"
 _READERS: dict[str, Callable[[bytes, int], list[RunColumns]]] = {FRAMES: read_frames, ARROW: read_arrow}
 # Of what is sent at once no more points share a record than this, so that records stay near their bound.
 _POINTS_PER_RECORD = 10_000
@@ -36,7 +37,12 @@ class Ingest:
     """Belongs to one event loop, like the batcher."""
 
     def __init__(
-        self, batcher: Batcher, admission: Admission, *, max_body_bytes: int, creates: bool = False
+        self,
+        batcher: Batcher,
+        admission: Admission,
+        *,
+        max_body_bytes: int,
+        creates: Callable[[], bool] = lambda: False,
     ) -> None:
         self._batcher = batcher
         self._admission = admission
@@ -49,9 +55,22 @@ class Ingest:
         return {
             "frames": frame.VERSION,
             "types": list(_READERS),
-            "create": self._creates,
+            "create": self._creates(),
             "max_bytes": self._max_body_bytes,
         }
+
+    def add_to(self, routes: Routes, prefix: str) -> None:
+        """Serve ``/api/1.0/runstream/ingest``."""
+        for base in {"", prefix}:
+            routes.add("GET", f"{base}{API}/ingest", self._say, name="ingest")
+            routes.add("POST", f"{base}{API}/ingest", self._take, name="ingest")
+
+    async def _say(self, _: Call) -> Outcome:
+        return json_outcome(self.offers())
+
+    async def _take(self, call: Call) -> Outcome:
+        body, call.body = call.body, b""  # it may be long until all is durable
+        return json_outcome(await self.store(body, call.headers.get("content-type"), call.identity))
 
     async def store(self, body: bytes, content_type: str | None, identity: Identity) -> dict[str, Any]:
         """Store what a body holds; returns when it is durable.

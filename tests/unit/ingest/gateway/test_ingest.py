@@ -17,11 +17,12 @@ from runstream.ingest.gateway.http.upstream import Answer
 from runstream.ingest.gateway.writes.admission import Admission, RefusedError
 from runstream.ingest.gateway.writes.batching import Batcher
 from runstream.ingest.gateway.writes.frames import read_arrow, read_frames
-from runstream.ingest.gateway.writes.ingest import ARROW, FRAMES, Ingest
+from runstream.ingest.gateway.writes.ingest import FRAMES, Ingest
 from runstream.ingest.queue.protocol import Producer
 from runstream.schemas import frame
 from runstream.schemas.errors import BadRecordError, MlflowError
 from runstream.schemas.record import decode
+from runstream.schemas.wire import ARROW
 
 RUN, OTHER, GONE = "a" * 32, "b" * 32, "c" * 32
 Point = tuple[str, str, int, int, float]
