@@ -24,8 +24,10 @@ from runstream.query.openapi import document
 from runstream.query.page.routes import PageRoutes
 from runstream.query.points.rollup_builder import RollupBuilder
 from runstream.query.sql.routes import SqlRoute
+from runstream.query.sql.threads import SqlThreads
 from runstream.schemas.ports.barrier import Barrier
 from runstream.schemas.ports.database import Database
+from runstream.schemas.ports.statements import Statements
 from runstream.schemas.tasks import keep_running
 from runstream.schemas.wire import API
 
@@ -42,7 +44,8 @@ class QueryConfig:
     run at once, ``max_waiting`` more may wait; beyond that the answer is 503. ``snapshot_bytes`` is for long series
     that are being paged through. Runstream's own API has threads of its own, ``bounded_threads`` for answers of
     bounded length and ``stream_threads`` for long ones, which keep a thread as long as they are being read; each
-    statement in ClickHouse is bounded by ``stream_timeout_s``; ``sql_timeout_s`` bounds a user's SQL.
+    statement in ClickHouse is bounded by ``stream_timeout_s``; ``sql`` says whether users may send SQL, and
+    ``sql_timeout_s`` bounds each of their statements.
     """
 
     internal_token: str
@@ -55,17 +58,23 @@ class QueryConfig:
     bounded_threads: int = 2
     stream_threads: int = 8
     stream_timeout_s: float = 600.0
+    sql: bool = True
     sql_timeout_s: float = 30.0
     snapshot_bytes: int = 128 << 20
 
 
 def create_app(
-    database: Database, barrier: Barrier, config: QueryConfig, hub: Hub | None = None
+    database: Database,
+    barrier: Barrier,
+    config: QueryConfig,
+    hub: Hub | None = None,
+    statements: Statements | None = None,
 ) -> web.Application:
     """The application; it owns its threads, not the database or the barrier.
 
     ``hub`` is where new points are published for live listeners; without one the service looks for new
-    points in ClickHouse by itself while somebody listens.
+    points in ClickHouse by itself while somebody listens. ``statements`` runs the SQL of users, and is closed with the
+    application; without it threads do, on ``database``.
     """
     guards = [roles_only(config.internal_token)] if config.for_roles_only else []
     app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[errors_to_answers, *guards])
@@ -78,11 +87,17 @@ def create_app(
         for task in background:
             task.cancel()
         await asyncio.wait(background)
+        if statements is not None:
+            await statements.close()
         await workers.close()
         await bounded.close()
         await streams.close()
         await looking.close()
 
+    if not config.sql:
+        statements = None
+    elif statements is None:
+        statements = SqlThreads(database, max_query_s=config.sql_timeout_s)
     reader = HistoryReader(
         database,
         snapshot_bytes=config.snapshot_bytes,
@@ -116,13 +131,7 @@ def create_app(
         barrier_timeout_s=config.barrier_timeout_s,
         max_query_s=config.stream_timeout_s,
     ).add_to(app)
-    SqlRoute(
-        database,
-        workers,
-        barrier,
-        barrier_timeout_s=config.barrier_timeout_s,
-        max_query_s=config.sql_timeout_s,
-    ).add_to(app)
+    SqlRoute(statements, barrier, barrier_timeout_s=config.barrier_timeout_s).add_to(app)
     description = orjson.dumps(document(_version()))
 
     async def openapi(_: web.Request) -> web.Response:

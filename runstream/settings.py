@@ -179,6 +179,11 @@ class StorageSettings(_Role, _Listen, QueueSettings, _ClickHouse, _Metadata):
     flush_rows: int = Field(300_000, ge=1, description="points after which a block is inserted")
     flush_ms: float = Field(200, ge=0, description="how long points wait for a block to fill")
     drain_timeout_s: float = Field(20, ge=0, description="how long a stopping writer applies what it holds")
+    sql: bool = Field(True, description="whether users may send SQL over the metrics view")
+    sql_clickhouse: SecretStr | None = Field(
+        None,
+        description="where their SQL runs, for a user with quotas of its own; `RUNSTREAM_CLICKHOUSE` if unset",
+    )
 
 
 class TrackingSettings(_Role, _Metadata, _Artifacts):

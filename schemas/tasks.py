@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 PAUSE_S = 5.0
 
 
@@ -25,3 +27,24 @@ async def keep_running(
         except Exception:
             _log.exception("work in the background failed and begins again", extra={"work": name})
         await asyncio.sleep(PAUSE_S if pause_s is None else pause_s)
+
+
+async def while_wanted(
+    work: Coroutine[Any, Any, T], unwanted: Callable[[], bool], *, look_every_s: float = 0.25
+) -> T:
+    """The result of ``work``; once ``unwanted`` says so it is cancelled, and ``CancelledError`` raised.
+
+    For answers that cost something while they are made: a web server tells a handler that its caller has left only when
+    it writes.
+    """
+    task = asyncio.create_task(work)
+    try:
+        while not task.done():
+            await asyncio.wait((task,), timeout=look_every_s)
+            if not task.done() and unwanted():
+                raise asyncio.CancelledError("nobody waits for it")
+    except BaseException:
+        task.cancel()
+        await asyncio.wait((task,))
+        raise
+    return task.result()

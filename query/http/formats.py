@@ -23,6 +23,7 @@ Writer = Callable[[pa.Schema, Iterable[pa.RecordBatch], str], Generator[bytes]]
 class Format:
     """A way to write batches; ``write`` yields the answer's bytes in chunks, the first as soon as it can."""
 
+    name: str
     content_type: str
     write: Writer
 
@@ -168,10 +169,10 @@ def _parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch], compression: 
 
 
 FORMATS = {
-    "arrow": Format(ARROW, _arrow),
-    "json": Format("application/json", _json),
-    "csv": Format("text/csv; charset=utf-8", _csv),
-    "parquet": Format("application/vnd.apache.parquet", _parquet),
+    "arrow": Format("arrow", ARROW, _arrow),
+    "json": Format("json", "application/json", _json),
+    "csv": Format("csv", "text/csv; charset=utf-8", _csv),
+    "parquet": Format("parquet", "application/vnd.apache.parquet", _parquet),
 }
 _BY_TYPE = {
     ARROW: "arrow",

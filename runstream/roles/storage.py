@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
-from runstream.clickhouse import connect
+from runstream.clickhouse import connect, parse_url
 from runstream.clickhouse.migrate import migrate, status
 from runstream.clickhouse.part_guard import PartGuard
 from runstream.ingest.writer.barrier import LocalBarrier
@@ -20,8 +21,10 @@ from runstream.process.prometheus import exposer
 from runstream.process.writer_metrics import WriterMetrics
 from runstream.query.live.hub import Hub
 from runstream.query.service import QueryConfig, create_app
+from runstream.query.sql.threads import SqlThreads
 from runstream.roles import wiring
 from runstream.roles.queues import is_local, kafka_settings, make_consumer
+from runstream.roles.sql_process import SqlProcess
 from runstream.schemas.errors import ConfigError
 from runstream.schemas.migrations import METRICS_TABLE, Flavour
 from runstream.schemas.ports.database import Database, DatabaseError
@@ -29,6 +32,8 @@ from runstream.schemas.tasks import keep_running
 from runstream.settings import StorageSettings
 
 _READ_DRAIN_S = 5.0
+# In the engine's folder, because links do not cross file systems.
+_SQL_FOLDER = "runstream-sql"
 _GUARDED = (METRICS_TABLE, "metric_rollups")
 # What a statement that nobody can end gets beyond the writer's deadline.
 _LEAVE_S = 3.0
@@ -41,7 +46,7 @@ def run_storage(settings: StorageSettings) -> None:
 
 
 async def _storage(settings: StorageSettings) -> None:
-    config = QueryConfig(internal_token=wiring.token(settings), static_prefix=settings.static_prefix)
+    config = _query_config(settings)
     stop = stop_on_signals()
     listener = wiring.listener(settings)
     consumer = make_consumer(settings)
@@ -49,7 +54,9 @@ async def _storage(settings: StorageSettings) -> None:
         # Whoever listens to live points hears of them before they are in ClickHouse.
         hub = Hub()
         writer = Writer(consumer, database, latest, _writer_config(settings), on_points=hub.publish)
-        app = create_app(database, LocalBarrier(consumer, writer), config, hub)
+        folder = Path(parse_url(settings.clickhouse.get_secret_value()).path or "") / _SQL_FOLDER
+        statements = SqlProcess(database, folder, max_query_s=config.sql_timeout_s)
+        app = create_app(database, LocalBarrier(consumer, writer), config, hub, statements)
         guarding = asyncio.create_task(keep_running("part guard", PartGuard(database, _GUARDED).run))
         try:
             async with writing(writer, stop, settings.drain_timeout_s):
@@ -89,18 +96,22 @@ def run_query(settings: StorageSettings) -> None:
 async def _query(settings: StorageSettings) -> None:
     from runstream.ingest.queue.kafka import KafkaBarrier
 
-    config = QueryConfig(internal_token=wiring.token(settings), static_prefix=settings.static_prefix)
+    config = _query_config(settings)
     stop = stop_on_signals()
     listener = wiring.listener(settings)
     database = await asyncio.to_thread(_open_migrated, settings)
+    # Connections of its own, whoever its user is.
+    for_sql = connect((settings.sql_clickhouse or settings.clickhouse).get_secret_value())
+    statements = SqlThreads(for_sql, max_query_s=config.sql_timeout_s, named=True)
     barrier = KafkaBarrier(kafka_settings(settings))
     try:
         await barrier.start()
-        app = create_app(database, barrier, config)
+        app = create_app(database, barrier, config, statements=statements)
         add_watch_routes(app, exposer(), {"clickhouse": database.ping})
         await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
     finally:
         await barrier.close()
+        await asyncio.to_thread(for_sql.close)
         await asyncio.to_thread(database.close)
 
 
@@ -178,6 +189,12 @@ def _open_embedded(settings: StorageSettings) -> Database:
         database.close()
         raise
     return database
+
+
+def _query_config(settings: StorageSettings) -> QueryConfig:
+    return QueryConfig(
+        internal_token=wiring.token(settings), static_prefix=settings.static_prefix, sql=settings.sql
+    )
 
 
 def _writer_config(settings: StorageSettings) -> WriterConfig:

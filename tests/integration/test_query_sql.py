@@ -11,14 +11,21 @@ import requests
 
 from runstream.query.service import QueryConfig
 from runstream.query.sql.functions import ALLOWED
+from runstream.roles.sql_process import SqlProcess
 from runstream.schemas.ports.database import DatabaseError
 from support.clickhouse_engine import insert_points, shared_database
 from support.query_server import TOKEN, query_server
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with query_server(config=QueryConfig(internal_token=TOKEN, sql_timeout_s=1.5)) as address:
+@pytest.fixture(scope="module", params=["threads", "process"])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    config = QueryConfig(internal_token=TOKEN, sql_timeout_s=1.5)
+    apart = None
+    if request.param == "process":
+        folder = tmp_path_factory.mktemp("sql")
+        # Time enough for a loaded machine to follow a table of many small parts.
+        apart = SqlProcess(shared_database(), folder, max_query_s=config.sql_timeout_s, grace_s=30)
+    with query_server(config=config, statements=apart) as address:
         yield f"{address}/api/1.0/runstream/sql"
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from runstream.query.service import QueryConfig, create_app
+from runstream.schemas.ports.statements import Statements
 from support.clickhouse_engine import shared_database
 
 TOKEN = "token of the tests"
@@ -57,8 +58,10 @@ def serving(make_app: Callable[[], web.Application]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def query_server(barrier: Fresh | None = None, config: QueryConfig | None = None) -> Iterator[str]:
+def query_server(
+    barrier: Fresh | None = None, config: QueryConfig | None = None, statements: Statements | None = None
+) -> Iterator[str]:
     """The address of a query service over the shared engine, which tests may ask like any gateway."""
     config = replace(config or QueryConfig(internal_token=TOKEN), for_roles_only=False)
-    with serving(lambda: create_app(shared_database(), barrier or Fresh(), config)) as url:
+    with serving(lambda: create_app(shared_database(), barrier or Fresh(), config, None, statements)) as url:
         yield url

@@ -13,6 +13,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from runstream.schemas.errors import RunstreamError
+from runstream.schemas.tasks import while_wanted
 from runstream.schemas.wire import TOKEN_HEADER
 
 # RFC 9110, section 7.6.1: these belong to one connection and are never passed on.
@@ -144,13 +145,15 @@ class Upstream:
         before_answer: Callable[[], None] | None = None,
         begin_timeout_s: float | None = None,
         mounted_at: str = "",
+        reads_only: bool = False,
     ) -> web.StreamResponse:
         """Pass a request on and stream the answer back; neither body is held in memory.
 
         ``body`` is the request's body if it was read already, ``content`` what stands between its stream and the
         server; an error of it ends both. The answer has to begin within ``begin_timeout_s``.
         ``before_answer`` is called when the server has answered and the caller has seen nothing of it yet.
-        ``mounted_at`` is what the request's path has before that which the server knows.
+        ``mounted_at`` is what the request's path has before that which the server knows. With ``reads_only`` a request
+        whose caller leaves before its answer begins is taken back: some cost much until they are answered.
         Raises ``UpstreamUnavailableError`` if the server did not begin to answer.
         """
         headers = _forwarded(request)
@@ -162,15 +165,21 @@ class Upstream:
         )
         if data is None and request.can_read_body:
             data = request.content
+
+        async def begin() -> aiohttp.ClientResponse:
+            return await self._session.request(
+                request.method,
+                url,
+                data=data,
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.connect),
+            )
+
         try:
             async with asyncio.timeout(begin_timeout_s):
-                upstream = await self._session.request(
-                    request.method,
-                    url,
-                    data=data,
-                    headers=headers,
-                    allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.connect),
+                upstream = await (
+                    while_wanted(begin(), lambda: _has_left(request)) if reads_only else begin()
                 )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UpstreamUnavailableError(f"the {self.name} server does not answer") from error
@@ -208,6 +217,10 @@ class Upstream:
     async def close(self) -> None:
         """Close every connection."""
         await self._session.close()
+
+
+def _has_left(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _forwarded(request: web.Request) -> CIMultiDict[str]:

@@ -126,7 +126,9 @@ class ReadRoutes:
     ) -> web.StreamResponse:
         self._telemetry.request("history")
         try:
-            return await query.relay(request, begin_timeout_s=_READ_BEGINS_WITHIN_S, mounted_at=mounted_at)
+            return await query.relay(
+                request, begin_timeout_s=_READ_BEGINS_WITHIN_S, mounted_at=mounted_at, reads_only=True
+            )
         except UpstreamUnavailableError as error:
             self._telemetry.refused("query_away")
             return answers.refusal(error, self._retry_after_s)
