@@ -25,6 +25,7 @@ from runstream.query.page.routes import PageRoutes
 from runstream.query.points.rollup_builder import RollupBuilder
 from runstream.query.sql.routes import SqlRoute
 from runstream.query.sql.threads import SqlThreads
+from runstream.query.warm_up import warm_up
 from runstream.schemas.ports.barrier import Barrier
 from runstream.schemas.ports.database import Database
 from runstream.schemas.ports.statements import Statements
@@ -80,6 +81,7 @@ def create_app(
     app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[errors_to_answers, *guards])
 
     async def life(app: web.Application) -> AsyncIterator[None]:
+        await workers.run(warm_up, database, reader)
         background = [asyncio.create_task(keep_running("rollups", RollupBuilder(database).run))]
         if hub is None:
             background.append(asyncio.create_task(keep_running("live points", feed.run)))

@@ -22,7 +22,6 @@ from runstream.query.api.requests import (
     SummaryRequest,
 )
 from runstream.query.api.summary import SUMMARY, summarize
-from runstream.query.http.errors import asks_too_much
 from runstream.query.http.formats import negotiate
 from runstream.query.http.streaming import send_stream
 from runstream.query.http.workers import Workers
@@ -148,7 +147,7 @@ class MetricsRoutes:
         try:
             return await send_stream(request, workers, produce, headers=headers)
         except DatabaseError as error:
-            if asks_too_much(error):
+            if error.asks_too_much:
                 raise MlflowError(f"{_TOO_MUCH}: {str(error)[:300]}") from error
             raise
 

@@ -30,12 +30,6 @@ def json_answer(body: bytes, *, fresh: bool = True) -> web.Response:
     return web.Response(body=body, headers=headers)
 
 
-def asks_too_much(error: DatabaseError) -> bool:
-    """Whether a statement broke a bound of its own (time, memory): what passes by itself elsewhere does not here."""
-    # ClickHouse: TIMEOUT_EXCEEDED, TOO_SLOW, MEMORY_LIMIT_EXCEEDED; that of the whole server is called "(total)".
-    return error.code in (159, 160) or (error.code == 241 and "(total)" not in str(error))
-
-
 def failure(error: MlflowError, headers: dict[str, str] | None = None) -> web.Response:
     """An error in MLflow's shape."""
     return web.Response(

@@ -11,7 +11,6 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from runstream.schemas.errors import MlflowError
 from runstream.schemas.wire import ARROW
@@ -151,6 +150,8 @@ def _quoted(texts: pa.Array) -> pa.Array:
 
 
 def _parquet(schema: pa.Schema, batches: Iterable[pa.RecordBatch], compression: str) -> Generator[bytes]:
+    import pyarrow.parquet as pq  # few ask for it, and every process would wait for it
+
     sink = _Sink()
     with pq.ParquetWriter(sink, schema, compression=compression) as writer:
         waiting: list[pa.RecordBatch] = []

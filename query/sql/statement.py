@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from runstream.query.http.errors import asks_too_much
 from runstream.query.http.formats import FORMATS
 from runstream.query.sql.guard import check_tree, refuse, with_names, wrapped
 from runstream.schemas.errors import MlflowError
@@ -66,7 +65,7 @@ def _run(database: Database, text: str, parameters: Mapping[str, Any], limits: M
             limits,
         )
     except DatabaseError as error:
-        if error.code is None or (error.retryable and not asks_too_much(error)):
+        if error.code is None or (error.retryable and not error.asks_too_much):
             raise
         raise MlflowError(f"ClickHouse says: {_reason(error)}") from error
 

@@ -39,6 +39,8 @@ def main(folder: str, descriptor: int) -> None:
     channel = socket.socket(fileno=descriptor)
     database = connect(f"chdb://{folder}?max_server_memory_usage={_ENGINE_MEMORY_BYTES}")
     table = LinkedTable(database)
+    # Only now: starting is what somebody waits for.
+    os.nice(_NICE)
     channel.sendall(frame(Ready()))
     while (ask := _next(channel)) is not None:
         _allow_cpu(ask.max_cpu_s)
@@ -50,7 +52,6 @@ def main(folder: str, descriptor: int) -> None:
 def _bound() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES_BYTES, _ADDRESSES_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(_NICE)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_BE_KILLED)
 

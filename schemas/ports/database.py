@@ -23,6 +23,12 @@ class DatabaseError(RunstreamError):
         self.code = code
         self.retryable = retryable
 
+    @property
+    def asks_too_much(self) -> bool:
+        """Whether a statement broke a bound of its own (time, memory), which trying again does not help."""
+        # ClickHouse: TIMEOUT_EXCEEDED, TOO_SLOW, MEMORY_LIMIT_EXCEEDED; that of the whole server is called "(total)".
+        return self.code in (159, 160) or (self.code == 241 and "(total)" not in str(self))
+
 
 class Database(Protocol):
     """Thread-safe and blocking: call it off the event loop.
