@@ -63,3 +63,14 @@ def frame(message: msgspec.Struct) -> bytes:
     if len(body) > MAX_FRAME_BYTES:
         raise ValueError(f"a message of {len(body)} bytes is too long")
     return LENGTH.pack(len(body)) + body
+
+
+def ask_of(body: bytes) -> Ask:
+    """The request in a frame. Raises ``ValueError``."""
+    return msgspec.msgpack.decode(body, type=Ask)
+
+
+def reply_of(body: bytes) -> Reply:
+    """The answer in a frame. Raises ``ValueError``."""
+    reply: Reply = msgspec.msgpack.decode(body, type=Reply)
+    return reply

@@ -14,8 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from runstream.clickhouse.linked import table_parts
 from runstream.query.http.workers import BusyError, Workers
 from runstream.query.sql.statement import MAX_THREADS
@@ -33,6 +31,7 @@ from runstream.schemas.sql_wire import (
     Reply,
     Result,
     frame,
+    reply_of,
 )
 from runstream.serve.lifeline import PARENT_VARIABLE
 
@@ -222,8 +221,7 @@ class _Worker:
 
     async def _next(self) -> Reply:
         (count,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
-        reply: Reply = msgspec.msgpack.decode(await self._reader.readexactly(count), type=Reply)
-        return reply
+        return reply_of(await self._reader.readexactly(count))
 
     async def end(self) -> None:
         """Kill it, whatever it does."""

@@ -14,14 +14,23 @@ import socket
 import sys
 from pathlib import Path
 
-import msgspec
-
 from runstream.clickhouse import connect
 from runstream.clickhouse.linked import LinkedTable, PartsGoneError
 from runstream.query.sql.statement import answer
 from runstream.schemas.errors import MlflowError
 from runstream.schemas.ports.database import Database, DatabaseError
-from runstream.schemas.sql_wire import LENGTH, Ask, Failed, PartsGone, Ready, Refused, Reply, Result, frame
+from runstream.schemas.sql_wire import (
+    LENGTH,
+    Ask,
+    Failed,
+    PartsGone,
+    Ready,
+    Refused,
+    Reply,
+    Result,
+    ask_of,
+    frame,
+)
 from runstream.serve.lifeline import die_with_parent
 
 # The engine counts what it allocates up to the first bound; the second, on addresses, is for what it does not count.
@@ -86,7 +95,7 @@ def _frame_of(reply: Reply) -> bytes:
 def _next(channel: socket.socket) -> Ask | None:
     head = _exactly(channel, LENGTH.size)
     body = _exactly(channel, LENGTH.unpack(head)[0]) if head else b""
-    return msgspec.msgpack.decode(body, type=Ask) if body else None
+    return ask_of(body) if body else None
 
 
 def _exactly(channel: socket.socket, count: int) -> bytes:
