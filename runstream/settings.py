@@ -155,6 +155,9 @@ class GatewaySettings(_Role, _Listen, QueueSettings, _Artifacts):
 
     tracking: str = Field("http://127.0.0.1:5001", description="URL of the MLflow server")
     query: str = Field("http://127.0.0.1:5002", description="URL of the query service")
+    metadata: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of MLflow's database; unset: runs are left to the MLflow server"
+    )
     allowed_hosts: str | None = Field(None, description="MLflow's --allowed-hosts")
     static_prefix: StaticPrefix = Field("", description="MLflow's --static-prefix")
     basic_auth: bool = Field(False, description="the MLflow server runs with --app-name basic-auth")

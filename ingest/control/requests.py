@@ -15,6 +15,7 @@ from runstream.schemas.mlflow.limits import INT64_MAX, INT64_MIN
 Int64 = Annotated[int, msgspec.Meta(ge=INT64_MIN, le=INT64_MAX)]
 # The id that a client gives to what it creates: the same call again then answers with the same thing.
 GivenId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+GivenModelId = Annotated[str, msgspec.Meta(pattern=r"\A(?:m-)?[0-9a-f]{32}\Z")]
 
 
 class Pair(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -185,8 +186,8 @@ class LogOutputs(Change):
 
 
 class CreateLoggedModel(Change):
-    """``POST logged-models``. ``model_id`` is not MLflow's: as ``CreateRun.run_id``, written with MLflow's ``m-``
-    before it."""
+    """``POST logged-models``. ``model_id`` is not MLflow's: as ``CreateRun.run_id``, with or without MLflow's
+    ``m-`` before it."""
 
     experiment_id: str = ""
     name: str = ""
@@ -194,7 +195,7 @@ class CreateLoggedModel(Change):
     source_run_id: str = ""
     params: list[Pair] = []
     tags: list[Pair] = []
-    model_id: GivenId | None = None
+    model_id: GivenModelId | None = None
 
 
 class FinalizeLoggedModel(Change):

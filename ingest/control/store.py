@@ -11,10 +11,6 @@ from runstream.ingest.control.requests import Change
 Body = dict[str, Any]
 
 
-class PassOnError(Exception):
-    """This request is for MLflow's server: something about it is unusual, and nothing has been done for it."""
-
-
 @dataclass(frozen=True, slots=True)
 class RunState:
     """What a metric write has to know of a run. ``lifecycle_stage`` is MLflow's: ``active`` or ``deleted``."""

@@ -10,11 +10,16 @@ from pathlib import Path
 
 from aiohttp import web
 
+from runstream.ingest.control.plane import ControlPlane
 from runstream.ingest.gateway.artifacts.access import ArtifactVerdicts
 from runstream.ingest.gateway.artifacts.mount import add_artifact_routes
 from runstream.ingest.gateway.artifacts.pace import Pace
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
 from runstream.ingest.gateway.config import GatewayConfig
+from runstream.ingest.gateway.control.access import Control
+from runstream.ingest.gateway.control.fresh import FreshRuns
+from runstream.ingest.gateway.control.onward import Onward
+from runstream.ingest.gateway.control.routes import ControlRoutes
 from runstream.ingest.gateway.http.door import Bounds, Door
 from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.hosts import HostRules
@@ -90,15 +95,18 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         max_pending_bytes=config.max_pending_bytes,
         append_timeout_s=config.append_timeout_s,
     )
+    server = ModeWatch(tracking.get, basic_auth=config.basic_auth)
+    plane = ControlPlane(config.metadata) if config.metadata else None
+    control = Control(plane, server)
     admission = Admission(
         tracking,
         epochs,
+        control.verdict,
         ttl_s=config.verdict_ttl_s,
         stale_s=config.verdict_stale_s,
         max_entries=config.verdict_entries,
     )
-    server = ModeWatch(tracking.get, basic_auth=config.basic_auth)
-    intake = Intake(batcher, admission, tracking)
+    intake = Intake(batcher, admission, tracking, control)
     reads = ReadRoutes(
         tracking=tracking,
         query=query,
@@ -118,6 +126,8 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         max_body_bytes=config.max_body_bytes,
         creates=lambda: ("POST", f"{API}/runs/create") in routes.by_address,
     ).add_to(routes, prefix)
+    fresh = FreshRuns(reads.barrier)
+    ControlRoutes(control, fresh, Onward(tracking), epochs).add_to(routes, prefix)
     app = web.Application(client_max_size=config.max_body_bytes, middlewares=[refuse_odd])
     if config.artifacts is not None:
         verdicts = ArtifactVerdicts(
@@ -145,6 +155,8 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     async def life(_: web.Application) -> AsyncIterator[None]:
         gauges = asyncio.create_task(keep_running("gauges", lambda: _keep_gauges(parts, batcher)))
         watching = asyncio.create_task(keep_running("mode of the MLflow server", server.watch))
+        if plane is not None:
+            await plane.start()
         yield
         gauges.cancel()
         watching.cancel()
@@ -153,6 +165,9 @@ def create_gateway(parts: GatewayParts) -> Gateway:
                 await batcher.drain()
         except TimeoutError:
             _log.warning("gave up draining appends", extra={"pending_bytes": batcher.pending_bytes})
+        await fresh.close()
+        if plane is not None:
+            await plane.close()
         await parts.producer.close()
         await tracking.close()
         await query.close()

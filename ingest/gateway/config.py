@@ -14,7 +14,8 @@ class GatewayConfig:
     ``tracking_url`` is the MLflow server, ``query_url`` the query service, both without a trailing slash.
     ``internal_token`` is shared with both and never leaves the server's machines. ``basic_auth`` says that
     the MLflow server runs with ``--app-name basic-auth``; how else it tells callers apart is learnt from it.
-    ``artifacts=None`` leaves artifacts to it.
+    ``metadata`` is the address of its database, with which experiments, runs and models are served here.
+    ``artifacts=None`` and ``metadata=None`` leave those to it.
     """
 
     tracking_url: str
@@ -24,6 +25,7 @@ class GatewayConfig:
     static_prefix: str = ""
     basic_auth: bool = False
     artifacts: ArtifactConfig | None = None
+    metadata: str | None = None
     max_body_bytes: int = 16 << 20
     linger_ms: float = 1.0
     max_record_bytes: int = 1 << 20

@@ -43,6 +43,7 @@ def _config(settings: GatewaySettings) -> GatewayConfig:
         allowed_hosts=settings.allowed_hosts,
         static_prefix=settings.static_prefix,
         basic_auth=settings.basic_auth,
+        metadata=settings.metadata.get_secret_value() if settings.metadata else None,
         artifacts=ArtifactConfig(
             url=settings.artifacts,
             max_bytes=settings.artifacts_max_bytes,

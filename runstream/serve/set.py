@@ -76,8 +76,8 @@ def _jobs(
         "RUNSTREAM_RUN_DIR": str(data.run),
         "RUNSTREAM_QUEUE": f"local://{data.log}",
         "RUNSTREAM_CLICKHOUSE": f"chdb://{data.clickhouse}",
-        "RUNSTREAM_METADATA": f"sqlite:///{data.metadata}",
-        # The one part that may be a cloud's: everything else of the embedded set shares the folder.
+        # The two parts that may be elsewhere: everything else of the embedded set shares the folder.
+        "RUNSTREAM_METADATA": os.environ.get("RUNSTREAM_METADATA") or f"sqlite:///{data.metadata}",
         "RUNSTREAM_ARTIFACTS": os.environ.get("RUNSTREAM_ARTIFACTS") or data.artifacts.as_uri(),
         "RUNSTREAM_TRACKING": f"http://127.0.0.1:{tracking_port}",
         "RUNSTREAM_QUERY": query_url,

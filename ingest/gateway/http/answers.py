@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
+from runstream.ingest.control.database.reads import MetadataUnavailableError
 from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
 from runstream.ingest.gateway.writes.admission import RefusedError
 from runstream.schemas.errors import MlflowError, QueueFullError, QueueUnavailableError
@@ -39,7 +40,12 @@ def parts(error: Exception, retry_after_s: int) -> tuple[int, dict[str, str], by
         case MlflowError():
             again = {"Retry-After": str(retry_after_s)} if error.status in (408, 429) else {}
             return error.status, {"Content-Type": JSON, **again}, error.body()
-        case QueueFullError() | QueueUnavailableError() | UpstreamUnavailableError():
+        case (
+            QueueFullError()
+            | QueueUnavailableError()
+            | UpstreamUnavailableError()
+            | MetadataUnavailableError()
+        ):
             away = MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", 503)
             return 503, {"Content-Type": JSON, "Retry-After": str(retry_after_s)}, away.body()
         case web.HTTPRequestEntityTooLarge():
@@ -69,6 +75,8 @@ def reason(error: Exception) -> str:
             return "queue_away"
         case UpstreamUnavailableError():
             return "tracking_away"
+        case MetadataUnavailableError():
+            return "metadata_away"
         case web.HTTPRequestEntityTooLarge():
             return "too_large"
     return "other"

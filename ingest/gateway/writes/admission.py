@@ -1,8 +1,9 @@
-"""Whether a caller may write to a run, asked of the MLflow server and remembered for a while.
+"""Whether a caller may write to a run, asked and remembered for a while.
 
-The question is an empty ``log-batch`` with the caller's own headers: MLflow answers 404, 400, 401 or 403 exactly as
-it would for a full one, and writes nothing. A yes is remembered, and for a few seconds that credentials are wrong:
-checking a password costs MLflow a quarter of a second of a core, whoever asks.
+Where everybody may do everything, the control plane's store knows whether there is such a run. Else the MLflow server
+is asked. The question is an empty ``log-batch`` with the caller's own headers: MLflow answers 404, 400, 401 or 403
+exactly as it would for a full one, and writes nothing. A yes is remembered, and for a few seconds that credentials are
+wrong: checking a password costs MLflow a quarter of a second of a core, whoever asks.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import orjson
 
 from runstream.ingest.gateway.http.upstream import Answer, Upstream, UpstreamUnavailableError
 from runstream.ingest.gateway.writes.epochs import Epochs
+from runstream.schemas.errors import MlflowError
 
 # What MLflow's server may base its verdict on: credentials, session, workspace.
 IDENTITY_HEADERS = ("Authorization", "Cookie", "X-MLFLOW-WORKSPACE")
 
 Identity = tuple[tuple[str, str], ...]
+# Whether a caller may write to a run, where that can be said without the MLflow server: it raises ``MlflowError`` for
+# no, and ``False`` says that the server has to be asked.
+VerdictHere = Callable[[str, Identity], Awaitable[bool]]
 # How long a caller with an older yes waits for a new one.
 _PATIENCE_S = 1.0
 # How long wrong credentials are not asked about again, and how many of them are remembered. A user who is made, or
@@ -70,6 +75,7 @@ class Admission:
         self,
         tracking: Upstream,
         epochs: Epochs,
+        verdict_here: VerdictHere | None = None,
         *,
         ttl_s: float,
         stale_s: float,
@@ -78,6 +84,7 @@ class Admission:
     ) -> None:
         self._tracking = tracking
         self._epochs = epochs
+        self._verdict_here = verdict_here
         self._ttl_s = ttl_s
         self._stale_s = stale_s
         self._max_entries = max_entries
@@ -96,8 +103,8 @@ class Admission:
         )
 
     async def check(self, run_id: str, identity: Identity) -> None:
-        """Return if the caller may write to the run; raise ``RefusedError`` with MLflow's answer if not, and
-        ``UpstreamUnavailableError`` if nobody can say."""
+        """Return if the caller may write to the run; raise ``RefusedError`` with MLflow's answer, or ``MlflowError``,
+        if not, and ``UpstreamUnavailableError`` if nobody can say."""
         key = (run_id, identity)
         while not self.known(run_id, identity):
             question = self._asking.get(key)
@@ -140,6 +147,14 @@ class Admission:
 
     async def _ask(self, key: tuple[str, Identity], epoch: tuple[int, int]) -> None:
         run_id, identity = key
+        if self._verdict_here is not None:
+            try:
+                if await self._verdict_here(run_id, identity):
+                    self.remember(run_id, identity, epoch)
+                    return
+            except MlflowError:
+                self._verdicts.pop(key, None)
+                raise
         wrong = self._wrong.get(identity)
         if wrong is not None and wrong.until > self._clock() and wrong.epoch == epoch[1]:
             raise RefusedError(wrong.answer)

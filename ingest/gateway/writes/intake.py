@@ -5,6 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+import msgspec
+
+from runstream.ingest.control.errors import PassOnError
+from runstream.ingest.control.requests import LogBatch
+from runstream.ingest.gateway.control.access import Control
+from runstream.ingest.gateway.control.decode import decode
 from runstream.ingest.gateway.http.upstream import Upstream
 from runstream.ingest.gateway.writes.admission import Admission, Identity, RefusedError
 from runstream.ingest.gateway.writes.batching import Batcher, Points
@@ -16,6 +22,8 @@ PARSERS: Mapping[str, Callable[[bytes, str | None], LogRequest]] = {
     "log-metric": parse_log_metric,
 }
 
+_PARAMS_AND_TAGS = msgspec.json.Decoder(LogBatch)
+
 
 class Intake:
     """What both HTTP paths of a gateway process share.
@@ -26,10 +34,13 @@ class Intake:
     ``QueueUnavailableError`` or ``UpstreamUnavailableError``.
     """
 
-    def __init__(self, batcher: Batcher, admission: Admission, tracking: Upstream) -> None:
+    def __init__(
+        self, batcher: Batcher, admission: Admission, tracking: Upstream, control: Control | None = None
+    ) -> None:
         self._batcher = batcher
         self._admission = admission
         self._tracking = tracking
+        self._control = control
 
     def accept_nowait(self, log: LogRequest, identity: Identity) -> asyncio.Future[None] | None:
         """The future of the append, shared with other requests (never cancel it); ``None`` if somebody has to be
@@ -43,15 +54,16 @@ class Intake:
     async def accept(self, log: LogRequest, route: str, identity: Identity) -> None:
         """Accept a write, whatever it takes."""
         if log.forward is not None:
-            # MLflow's server owns params, tags and model metrics; its answer is the verdict as well.
+            # The answer to the rest is the verdict on the points as well.
             epoch = self._admission.epoch(log.run_id)
-            answer = await self._tracking.post(
-                f"/api/2.0/mlflow/runs/{route}",
-                log.forward,
-                {"Content-Type": "application/json", **dict(identity)},
-            )
-            if answer.status != 200:
-                raise RefusedError(answer)
+            if not await self._log_here(log, route, identity):
+                answer = await self._tracking.post(
+                    f"/api/2.0/mlflow/runs/{route}",
+                    log.forward,
+                    {"Content-Type": "application/json", **dict(identity)},
+                )
+                if answer.status != 200:
+                    raise RefusedError(answer)
             self._admission.remember(log.run_id, identity, epoch)
         else:
             await self._admission.check(log.run_id, identity)
@@ -59,6 +71,18 @@ class Intake:
             raise log.deferred_error
         if log.keys:
             await self._batcher.add(_points(log))
+
+    async def _log_here(self, log: LogRequest, route: str, identity: Identity) -> bool:
+        """Make params and tags durable in the control plane's store; ``False`` where MLflow's server has to: it
+        keeps the metrics of models, and knows users."""
+        store = self._control.store(identity) if self._control is not None else None
+        if store is None or route != "log-batch" or log.forward is None:
+            return False
+        try:
+            await store.change(decode(_PARAMS_AND_TAGS, log.forward, "application/json"))
+        except PassOnError:
+            return False
+        return True
 
     async def append(self, points: Points) -> None:
         """Make points durable that the MLflow server's store has checked."""

@@ -1,0 +1,228 @@
+"""MLflow's REST calls on experiments, runs and models, and Runstream's own ways to create them.
+
+**Creating under an id of the client's.** ``POST /api/1.0/runstream/runs/create`` takes MLflow's ``runs/create`` body
+with ``run_id`` beside it, 32 hexadecimal digits in lower case; ``…/logged-models/create`` takes MLflow's body with
+``model_id`` (the same, MLflow's ``m-`` may stand before it); ``…/experiments/create`` takes MLflow's body with ``key``,
+any text of up to 200 characters. The same call again, at any time and through any gateway, answers with the same
+run, model or experiment, and creates nothing. Where Runstream does not keep them itself (users, workspaces, a schema
+that it does not know), these routes answer 404 with ``ENDPOINT_NOT_FOUND``; while it is not known yet, 503.
+
+**Under a key.** The same holds for MLflow's own ``runs/create``, ``logged-models`` and ``experiments/create`` with the
+header ``X-Runstream-Idempotency-Key`` (up to 200 characters): the key decides about the id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from runstream.ingest.control import requests
+from runstream.ingest.control.answers import Body, render
+from runstream.ingest.control.errors import PassOnError
+from runstream.ingest.control.requests import Change, CreateExperiment, CreateLoggedModel, CreateRun
+from runstream.ingest.control.store import RunStore
+from runstream.ingest.gateway.control.access import Control
+from runstream.ingest.gateway.control.decode import decode, only
+from runstream.ingest.gateway.control.fresh import FreshRuns
+from runstream.ingest.gateway.control.onward import Onward
+from runstream.ingest.gateway.http.handling import MLFLOW_APIS, OK, Call, Outcome, Routes
+from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
+from runstream.ingest.gateway.writes.epochs import Epochs
+from runstream.schemas.errors import MlflowError
+from runstream.schemas.wire import API, STALE_HEADER
+
+IDEMPOTENCY_HEADER = "X-Runstream-Idempotency-Key"
+_MAX_KEY = 200
+_CHANGES: dict[str, type[Change]] = {
+    "experiments/create": requests.CreateExperiment,
+    "experiments/update": requests.UpdateExperiment,
+    "experiments/delete": requests.DeleteExperiment,
+    "experiments/restore": requests.RestoreExperiment,
+    "experiments/set-experiment-tag": requests.SetExperimentTag,
+    "experiments/delete-experiment-tag": requests.DeleteExperimentTag,
+    "runs/create": requests.CreateRun,
+    "runs/update": requests.UpdateRun,
+    "runs/delete": requests.DeleteRun,
+    "runs/restore": requests.RestoreRun,
+    "runs/log-parameter": requests.LogParam,
+    "runs/set-tag": requests.SetTag,
+    "runs/delete-tag": requests.DeleteTag,
+    "runs/log-inputs": requests.LogInputs,
+    "runs/outputs": requests.LogOutputs,
+    "logged-models": requests.CreateLoggedModel,
+}
+_CREATIONS: dict[str, type[Change]] = {
+    "runs/create": requests.CreateRun,
+    "logged-models/create": requests.CreateLoggedModel,
+    "experiments/create": requests.CreateExperiment,
+}
+# They change which runs may be written to: what is remembered of that is void.
+_MOVES = (
+    requests.DeleteRun,
+    requests.RestoreRun,
+    requests.DeleteExperiment,
+    requests.RestoreExperiment,
+)
+Handler = Callable[[Call], Coroutine[Any, Any, Outcome]]
+
+
+class ControlRoutes:
+    """Handlers, as ``http.handling`` has them. What the store leaves to MLflow's server is passed on as it came."""
+
+    def __init__(self, control: Control, fresh: FreshRuns, onward: Onward, epochs: Epochs) -> None:
+        self._control = control
+        self._fresh = fresh
+        self._onward = onward
+        self._epochs = epochs
+
+    def add_to(self, routes: Routes, prefix: str) -> None:
+        """Serve MLflow's paths below both of its APIs, and ours."""
+        for api in MLFLOW_APIS:
+            for path, kind in _CHANGES.items():
+                handler = self._changing(f"{api}/{path}", kind)
+                routes.add("POST", f"{prefix}{api}/{path}", handler, name=path.rpartition("/")[2])
+            for path, read in {
+                "runs/get": self._get_run,
+                "experiments/get": self._get_experiment,
+                "experiments/get-by-name": self._get_experiment_by_name,
+            }.items():
+                handler = self._reading(f"{api}/{path}", read)
+                routes.add("GET", f"{prefix}{api}/{path}", handler, name=path.rpartition("/")[2])
+        for path, kind in _CREATIONS.items():
+            for base in {"", prefix}:
+                routes.add("POST", f"{base}{API}/{path}", self._creating(kind), name="create")
+
+    # --- changes ----------------------------------------------------------------------------------------------
+
+    def _changing(self, path: str, kind: type[Change]) -> Handler:
+        decoder = msgspec.json.Decoder(kind)
+        moves = kind in _MOVES
+
+        async def handle(call: Call) -> Outcome:
+            change: Any = None
+            try:
+                store = self._store(call)
+                change = decode(decoder, call.body, call.headers.get("content-type"))
+                _refuse_own_ids(change)
+                _apply_key(change, call.headers.get(IDEMPOTENCY_HEADER.lower()))
+                body = await store.change(change)
+            except PassOnError:
+                outcome = await self._onward.post(path, call)
+                if moves:
+                    # Whichever run it was: what could not be read here may have changed any.
+                    self._epochs.bump(None)
+                return outcome
+            if moves:
+                # Before the answer leaves: whoever has seen it must find the verdict gone.
+                self._epochs.bump(getattr(change, "run_id", None))
+            return _answer(body)
+
+        return handle
+
+    def _store(self, call: Call) -> RunStore:
+        store = self._control.store(call.identity)
+        if store is None:
+            raise PassOnError
+        return store
+
+    def _creating(self, kind: type[Change]) -> Handler:
+        decoder = msgspec.json.Decoder(kind)
+
+        async def handle(call: Call) -> Outcome:
+            store = self._control.store(call.identity)
+            if store is None:
+                if self._control.undecided:
+                    raise UpstreamUnavailableError("the MLflow server has not answered yet")
+                raise MlflowError(_NOT_HERE, "ENDPOINT_NOT_FOUND", 404)
+            try:
+                change: Any = decode(decoder, call.body, call.headers.get("content-type"))
+                if _own_id(change) is None:
+                    raise PassOnError
+                return _answer(await store.change(change))
+            except PassOnError:
+                raise MlflowError(_BAD_CREATION) from None
+
+        return handle
+
+    # --- reads ------------------------------------------------------------------------------------------------
+
+    def _reading(self, path: str, read: Callable[[RunStore, str], Awaitable[Outcome]]) -> Handler:
+        async def handle(call: Call) -> Outcome:
+            try:
+                if call.body:
+                    raise PassOnError
+                return await read(self._store(call), call.query)
+            except PassOnError:
+                return await self._onward.get(path, call)
+
+        return handle
+
+    async def _get_run(self, store: RunStore, query: str) -> Outcome:
+        run_id = _given(only(query, "run_id", "run_uuid").get("run_id"))
+        is_fresh = await self._fresh.wait(run_id)
+        outcome = _answer(await store.get_run(run_id))
+        return outcome if is_fresh else Outcome(200, {**outcome.headers, STALE_HEADER: "true"}, outcome.body)
+
+    async def _get_experiment(self, store: RunStore, query: str) -> Outcome:
+        return _answer(await store.get_experiment(_given(only(query, "experiment_id").get("experiment_id"))))
+
+    async def _get_experiment_by_name(self, store: RunStore, query: str) -> Outcome:
+        name = _given(only(query, "experiment_name").get("experiment_name"))
+        return _answer(await store.get_experiment_by_name(name))
+
+
+_NOT_HERE = (
+    "Runstream does not create runs, models and experiments by itself on this server; MLflow's own routes do"
+)
+_BAD_CREATION = (
+    "Runstream's own routes to create take MLflow's bodies, spelled as in its protocol, with an id or key of the"
+    " client's beside: run_id or model_id of 32 hexadecimal digits, or key of up to 200 characters"
+)
+
+
+def _given(value: str | None) -> str:
+    if not value:
+        raise PassOnError
+    return value
+
+
+def _answer(body: Body) -> Outcome:
+    return Outcome(200, OK.headers, render(body)) if body else OK
+
+
+def _own_id(change: Change) -> str | None:
+    match change:
+        case CreateRun():
+            return change.run_id
+        case CreateLoggedModel():
+            return change.model_id
+        case CreateExperiment():
+            return change.key if change.key and len(change.key) <= _MAX_KEY else None
+    return None
+
+
+def _refuse_own_ids(change: Change) -> None:
+    """On MLflow's routes these are unknown fields, which MLflow ignores."""
+    if _own_id(change) is not None:
+        raise PassOnError
+
+
+def _apply_key(change: Change, key: str | None) -> None:
+    if not key:
+        return
+    if len(key) > _MAX_KEY:
+        raise MlflowError(f"{IDEMPOTENCY_HEADER} has more than {_MAX_KEY} characters")
+    match change:
+        case CreateRun():
+            change.run_id = _id_of(b"run", key)
+        case CreateLoggedModel():
+            change.model_id = _id_of(b"model", key)
+        case CreateExperiment():
+            change.key = key
+
+
+def _id_of(kind: bytes, key: str) -> str:
+    return hashlib.blake2b(key.encode(), digest_size=16, person=kind).hexdigest()
