@@ -34,7 +34,9 @@ RUNS = 64
 
 def main() -> None:
     """Print a table, and write it as JSON with ``--out``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--postgres", action="store_true")
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--connections", type=int, default=64)
@@ -52,7 +54,9 @@ def main() -> None:
         server = RunstreamServer(folder / "data", workers=options.workers, environment=environment)
         servers["runstream"] = stack.enter_context(server).url
         if not options.no_stock:
-            servers["stock"] = stack.enter_context(stock_server(folder / "stock", backend_store_uri=stock)).url
+            servers["stock"] = stack.enter_context(
+                stock_server(folder / "stock", backend_store_uri=stock)
+            ).url
         prepared = {name: _prepare(url) for name, url in servers.items()}
         for kind in options.kinds.split(","):
             found[kind] = {}

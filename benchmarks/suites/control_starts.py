@@ -1,6 +1,6 @@
 """Begins runs as MLflow's fluent API does, as fast as a server lets it; prints how many.
 
-    python -m benchmarks.suites.control_starts URL SECONDS CONNECTIONS
+python -m benchmarks.suites.control_starts URL SECONDS CONNECTIONS
 """
 
 from __future__ import annotations

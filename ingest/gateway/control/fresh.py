@@ -20,11 +20,12 @@ class FreshRuns:
         )
 
     async def wait(self, run_id: str) -> bool:
-        """Wait for what was appended for a run before now; whether all of it is applied."""
+        """Wait for what was appended for a run before now (for any, if ``run_id`` is empty); whether all of it is
+        applied."""
         return bool(await self._questions.ask(run_id))
 
     async def _ask(self, run_ids: Sequence[str]) -> Mapping[str, bool]:
-        is_fresh = await self._barrier(list(run_ids))
+        is_fresh = await self._barrier(None if "" in run_ids else list(run_ids))
         return dict.fromkeys(run_ids, is_fresh)
 
     async def close(self) -> None:

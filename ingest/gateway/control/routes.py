@@ -84,8 +84,9 @@ class ControlRoutes:
             for path, kind in _CHANGES.items():
                 handler = self._changing(f"{api}/{path}", kind)
                 routes.add("POST", f"{prefix}{api}/{path}", handler, name=path.rpartition("/")[2])
+            get_run = self._get_run(f"{api}/runs/get")
+            routes.add("GET", f"{prefix}{api}/runs/get", get_run, name="get")
             for path, read in {
-                "runs/get": self._get_run,
                 "experiments/get": self._get_experiment,
                 "experiments/get-by-name": self._get_experiment_by_name,
             }.items():
@@ -160,11 +161,24 @@ class ControlRoutes:
 
         return handle
 
-    async def _get_run(self, store: RunStore, query: str) -> Outcome:
-        run_id = _given(only(query, "run_id", "run_uuid").get("run_id"))
-        is_fresh = await self._fresh.wait(run_id)
-        outcome = _answer(await store.get_run(run_id))
-        return outcome if is_fresh else Outcome(200, {**outcome.headers, STALE_HEADER: "true"}, outcome.body)
+    def _get_run(self, path: str) -> Handler:
+        async def handle(call: Call) -> Outcome:
+            try:
+                run_id = _given(only(call.query, "run_id", "run_uuid").get("run_id"))
+            except PassOnError:
+                run_id = ""
+            is_fresh = await self._fresh.wait(run_id)
+            try:
+                if call.body or not run_id:
+                    raise PassOnError
+                outcome = _answer(await self._store(call).get_run(run_id))
+            except PassOnError:
+                outcome = await self._onward.get(path, call)
+            if is_fresh:
+                return outcome
+            return Outcome(outcome.status, {**outcome.headers, STALE_HEADER: "true"}, outcome.body)
+
+        return handle
 
     async def _get_experiment(self, store: RunStore, query: str) -> Outcome:
         return _answer(await store.get_experiment(_given(only(query, "experiment_id").get("experiment_id"))))

@@ -1,7 +1,7 @@
 """Reads, and everything else: what the gateway passes on, and what it waits for first.
 
-Metric histories go to the query service. Reads of a run's newest values stay with the MLflow server, after the
-writer has applied what was acknowledged before (read your writes). The rest goes to the MLflow server as it is.
+Metric histories go to the query service. Searches of runs stay with the MLflow server, after the writer has applied
+what was acknowledged before (read your writes). The rest goes to the MLflow server as it is.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ _BARRIER_GRACE_S = 0.5
 _JSON = {"Content-Type": "application/json"}
 _OFF = "Runstream's own API cannot ask for MLflow's permissions yet and is off with users or workspaces"
 
-# Changes of one run, and changes that can touch many runs or rights.
-_RUN_CHANGES = ("runs/delete", "runs/restore")
-_WIDE_CHANGES = ("experiments/delete", "experiments/restore")
+# Changes that can touch many callers' rights.
 _WIDE_MARKS = ("/users/", "/permissions", "/roles", "/scorers/permissions", "/workspaces")
 
 
@@ -77,12 +75,7 @@ class ReadRoutes:
         for api in _APIS:
             for history in _HISTORIES:
                 add("GET", f"{prefix}{api}/metrics/{history}", self.history)
-            add("GET", f"{prefix}{api}/runs/get", self.fresh_run)
             add("POST", f"{prefix}{api}/runs/search", self.fresh)
-            for change in _RUN_CHANGES:
-                add("POST", f"{prefix}{api}/{change}", self.run_change)
-            for change in _WIDE_CHANGES:
-                add("POST", f"{prefix}{api}/{change}", self.wide_change)
         add("GET", f"{prefix}/ajax-api/2.0/mlflow/metrics/get-history-bulk", self.history)
         add("POST", f"{prefix}/graphql", self.fresh)
         for base in {"", prefix}:
@@ -133,17 +126,9 @@ class ReadRoutes:
             self._telemetry.refused("query_away")
             return answers.refusal(error, self._retry_after_s)
 
-    async def fresh_run(self, request: web.Request) -> web.StreamResponse:
-        """``runs/get``: wait for what was appended for this run."""
-        run_id = request.query.get("run_id") or request.query.get("run_uuid")
-        return await self._after_barrier(request, [run_id] if run_id else None)
-
     async def fresh(self, request: web.Request) -> web.StreamResponse:
         """A read that can show any run: wait for everything appended."""
-        return await self._after_barrier(request, None)
-
-    async def _after_barrier(self, request: web.Request, run_ids: list[str] | None) -> web.StreamResponse:
-        if await self.barrier(run_ids):
+        if await self.barrier(None):
             return await self.relay(request)
         self._telemetry.stale_read()
         return await self.relay(request, {STALE_HEADER: "true"})
@@ -171,25 +156,10 @@ class ReadRoutes:
                 continue
             return answer.status == 200 and bool(orjson.loads(answer.body).get("fresh"))
 
-    async def run_change(self, request: web.Request) -> web.StreamResponse:
-        """A run's lifecycle changes: verdicts about it are void, before and after."""
-        body = await request.read()
-        try:
-            fields = orjson.loads(body)
-            run_id = fields.get("run_id") or fields.get("runId")
-        except (ValueError, AttributeError):
-            run_id = None
-        return await self._relay_change(request, run_id if isinstance(run_id, str) else None, body)
-
     async def wide_change(self, request: web.Request) -> web.StreamResponse:
-        """Many runs' lifecycle, or rights, change."""
-        return await self._relay_change(request, None)
-
-    async def _relay_change(
-        self, request: web.Request, run_id: str | None, body: bytes | None = None
-    ) -> web.StreamResponse:
+        """Rights change."""
         # Before the answer leaves: whoever has seen it must find the verdict gone.
-        return await self.relay(request, body=body, before_answer=lambda: self._epochs.bump(run_id))
+        return await self.relay(request, before_answer=lambda: self._epochs.bump(None))
 
     async def rest(self, request: web.Request) -> web.StreamResponse:
         """Everything that is MLflow's."""

@@ -25,7 +25,7 @@ ROLES = {"gateway", "writer", "query", "tracking", "migrate"}
 ORIGINS = ("compose", *KUSTOMIZATIONS)
 # What a role needs to be given, because its default is for one machine.
 NEEDS = {
-    "gateway": {"INTERNAL_TOKEN", "QUEUE", "ARTIFACTS", "TRACKING", "QUERY", "ALLOWED_HOSTS"},
+    "gateway": {"INTERNAL_TOKEN", "QUEUE", "METADATA", "ARTIFACTS", "TRACKING", "QUERY", "ALLOWED_HOSTS"},
     "writer": {"QUEUE", "CLICKHOUSE", "METADATA"},
     "query": {"INTERNAL_TOKEN", "QUEUE", "CLICKHOUSE"},
     "tracking": {"INTERNAL_TOKEN", "METADATA", "ARTIFACTS", "GATEWAY", "QUERY", "ALLOWED_HOSTS"},
