@@ -37,6 +37,7 @@ class Sides:
 
     stock: ControlSide
     runstream: ControlSide
+    ordered: bool
     clean: bool = False
 
 
@@ -62,7 +63,7 @@ def sides(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         contextlib.closing(ControlSide(stock.url, stock_uri)) as stock_side,
         contextlib.closing(ControlSide(runstream.url, own_uri)) as own_side,
     ):
-        yield Sides(stock_side, own_side)
+        yield Sides(stock_side, own_side, ordered=request.param == "sqlite")
 
 
 def on_both(sides: Sides, action: Any) -> tuple[Any, Any]:
@@ -81,6 +82,14 @@ def meaning(answer: Answer) -> Any:
     return (answer.status, answer.body) if answer.status == 200 else answer.status
 
 
+def any_order(answer: Answer) -> Any:
+    """A run whose lists have no order: MLflow asks for none, and PostgreSQL gives rows as they lie."""
+    run = answer.json["run"]
+    for name, items in run["data"].items():
+        run["data"][name] = sorted(items, key=lambda item: str(item["key"]))
+    return run
+
+
 def compare(case: Case, sides: Sides) -> None:
     if not sides.clean:
         number = next_case()
@@ -91,7 +100,10 @@ def compare(case: Case, sides: Sides) -> None:
         accepted |= expected.status == 200 and request.method != "GET"
         if expected.status >= 500 and answer.status == 400 and "log-batch" in request.path:
             return  # stock crashes on bad input there, as the verdicts on metrics say
-        assert meaning(answer) == meaning(expected), f"{case.name}: {request}"
+        if sides.ordered or expected.status != 200 or "runs/get" not in request.path:
+            assert meaning(answer) == meaning(expected), f"{case.name}: {request}"
+        else:
+            assert any_order(answer) == any_order(expected), f"{case.name}: {request}"
     if accepted:
         expected_rows, rows = on_both(sides, ControlSide.rows)
         assert rows == expected_rows, case.name
