@@ -37,7 +37,6 @@ from runstream.ingest.gateway.writes.intake import Intake
 from runstream.ingest.gateway.writes.routes import MetricWrites
 from runstream.ingest.queue.protocol import Producer
 from runstream.schemas.tasks import keep_running
-from runstream.schemas.wire import API
 
 _log = logging.getLogger(__name__)
 _GAUGE_INTERVAL_S = 1.0
@@ -124,7 +123,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         batcher,
         admission,
         max_body_bytes=config.max_body_bytes,
-        creates=lambda: ("POST", f"{API}/runs/create") in routes.by_address,
+        creates=lambda: control.store(()) is not None,
     ).add_to(routes, prefix)
     fresh = FreshRuns(reads.barrier)
     ControlRoutes(control, fresh, Onward(tracking), epochs).add_to(routes, prefix)
