@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,7 +12,7 @@ from support.verdicts.values import BODIES, CONTENT_TYPES, KEYS, ODD_VALUES
 RUN = {"run_id": "@active@"}
 IN_EXPERIMENT = {"experiment_id": "@experiment@"}
 DATASET = {"name": "d", "digest": "e", "source_type": "local", "source": "{}"}
-TAGGED = {"dataset": DATASET, "tags": [{"key": "mlflow.data.context", "value": "train"}]}
+TAGGED: dict[str, Any] = {"dataset": DATASET, "tags": [{"key": "mlflow.data.context", "value": "train"}]}
 # A good body for every route.
 GOOD: dict[str, dict[str, Any]] = {
     "experiments/create": {"name": "@name@ new", "tags": [{"key": "a", "value": "b"}]},
@@ -63,6 +63,10 @@ _MANY = (
     "list of strings",
     "empty object",
 )
+
+
+def _named(table: dict[str, dict[str, Any]]) -> Iterable[tuple[str, dict[str, Any]]]:
+    return table.items()
 
 
 def get(path: str, api: str = API, **query: Any) -> Request:
@@ -131,35 +135,39 @@ def _routes() -> Iterator[Case]:
 
 def _experiments() -> Iterator[Case]:
     create = GOOD["experiments/create"]
-    for name, fields in {
-        "no tags": {"tags": ...},
-        "the same name": {"name": "@name@"},
-        "a quote in a name": {"name": '@name@ it\'s "x" %s {y}'},
-        "a long name": {"name": "@name@" + "n" * 200},
-        "a longer name": {"name": "@name@" + "n" * 300},
-        "the longest name": {"name": "n" * 501},
-        "a wide name": {"name": "@name@ 漢字😀\x7f"},
-        "a location": {"artifact_location": "s3://bucket/path"},
-        "a bad location": {"artifact_location": "s3://bucket/../path#x"},
-        "a tag twice": {"tags": [{"key": "a", "value": "1"}, {"key": "a", "value": "2"}]},
-        "a bad tag": {"tags": [{"key": "@", "value": "1"}]},
-        "a long tag": {"tags": [{"key": "a", "value": "v" * 20_001}]},
-        "a tag without a value": {"tags": [{"key": "a"}]},
-        "a view": {"tags": [{"key": "mlflow.customView.view1", "value": "{}"}]},
-        "a retention": {"tags": [{"key": "mlflow.trace.archivalRetention", "value": "{}"}]},
-    }.items():
+    for name, fields in _named(
+        {
+            "no tags": {"tags": ...},
+            "the same name": {"name": "@name@"},
+            "a quote in a name": {"name": '@name@ it\'s "x" %s {y}'},
+            "a long name": {"name": "@name@" + "n" * 200},
+            "a longer name": {"name": "@name@" + "n" * 300},
+            "the longest name": {"name": "n" * 501},
+            "a wide name": {"name": "@name@ 漢字😀\x7f"},
+            "a location": {"artifact_location": "s3://bucket/path"},
+            "a bad location": {"artifact_location": "s3://bucket/../path#x"},
+            "a tag twice": {"tags": [{"key": "a", "value": "1"}, {"key": "a", "value": "2"}]},
+            "a bad tag": {"tags": [{"key": "@", "value": "1"}]},
+            "a long tag": {"tags": [{"key": "a", "value": "v" * 20_001}]},
+            "a tag without a value": {"tags": [{"key": "a"}]},
+            "a view": {"tags": [{"key": "mlflow.customView.view1", "value": "{}"}]},
+            "a retention": {"tags": [{"key": "mlflow.trace.archivalRetention", "value": "{}"}]},
+        }
+    ):
         yield Case(f"experiments/create/{name}", (changed("experiments/create", **fields),))
     by_name = get("experiments/get-by-name", experiment_name="@name@ new")
     yield Case("experiments/get-by-name", (by_name, post("experiments/create", create), by_name))
-    for name, query in {
-        "unknown": {"experiment_id": "99999999"},
-        "a word": {"experiment_id": "x"},
-        "empty": {"experiment_id": ""},
-        "none": {},
-        "two": {"experiment_id": ["0", "@experiment@"]},
-        "spaces": {"experiment_id": " 0"},
-        "and more": {"experiment_id": "@experiment@", "x": "y"},
-    }.items():
+    for name, query in _named(
+        {
+            "unknown": {"experiment_id": "99999999"},
+            "a word": {"experiment_id": "x"},
+            "empty": {"experiment_id": ""},
+            "none": {},
+            "two": {"experiment_id": ["0", "@experiment@"]},
+            "spaces": {"experiment_id": " 0"},
+            "and more": {"experiment_id": "@experiment@", "x": "y"},
+        }
+    ):
         yield Case(f"experiments/get/{name}", (get("experiments/get", **query),))
     for name in ("", "no such name", "it's", "%", "a\x00b", "漢字", "Default", "default"):
         yield Case(
@@ -189,45 +197,52 @@ def _experiments() -> Iterator[Case]:
 
 def _runs() -> Iterator[Case]:
     named = [{"key": "mlflow.runName", "value": "tagged"}]
-    for name, fields in {
-        "no name": {"run_name": ...},
-        "an empty name": {"run_name": ""},
-        "a tag for a name": {"run_name": ..., "tags": named},
-        "both": {"tags": named},
-        "both alike": {"run_name": "tagged", "tags": named},
-        "an empty tag for a name": {"run_name": ..., "tags": [{"key": "mlflow.runName", "value": ""}]},
-        "nothing but the experiment": dict.fromkeys(("run_name", "tags", "user_id", "start_time"), ...),
-        "a name of 250": {"run_name": "n" * 250},
-        "a name of 251": {"run_name": "n" * 251},
-        "a tag twice": {"tags": [{"key": "a", "value": "1"}, {"key": "a", "value": "2"}]},
-        "a tag without a value": {"tags": [{"key": "a"}]},
-        "a tag without a key": {"tags": [{"value": "a"}]},
-        "a long tag": {"tags": [{"key": "a", "value": "v" * 9000}]},
-        "a long key": {"tags": [{"key": "k" * 251, "value": "v"}]},
-        "a parent": {"tags": [{"key": "mlflow.parentRunId", "value": "@active@"}]},
-        "101 tags": {"tags": pairs(101)},
-        "an id of the client's": {"run_id": "a" * 32},
-        "characters": {"run_name": "é漢😀\x7f\x01", "tags": [{"key": "x", "value": "é漢😀\x7f\x01\n\u2028"}]},
-        "no experiment": {"experiment_id": ...},
-    }.items():
+    for name, fields in _named(
+        {
+            "no name": {"run_name": ...},
+            "an empty name": {"run_name": ""},
+            "a tag for a name": {"run_name": ..., "tags": named},
+            "both": {"tags": named},
+            "both alike": {"run_name": "tagged", "tags": named},
+            "an empty tag for a name": {"run_name": ..., "tags": [{"key": "mlflow.runName", "value": ""}]},
+            "nothing but the experiment": dict.fromkeys(("run_name", "tags", "user_id", "start_time"), ...),
+            "a name of 250": {"run_name": "n" * 250},
+            "a name of 251": {"run_name": "n" * 251},
+            "a tag twice": {"tags": [{"key": "a", "value": "1"}, {"key": "a", "value": "2"}]},
+            "a tag without a value": {"tags": [{"key": "a"}]},
+            "a tag without a key": {"tags": [{"value": "a"}]},
+            "a long tag": {"tags": [{"key": "a", "value": "v" * 9000}]},
+            "a long key": {"tags": [{"key": "k" * 251, "value": "v"}]},
+            "a parent": {"tags": [{"key": "mlflow.parentRunId", "value": "@active@"}]},
+            "101 tags": {"tags": pairs(101)},
+            "an id of the client's": {"run_id": "a" * 32},
+            "characters": {
+                "run_name": "é漢😀\x7f\x01",
+                "tags": [{"key": "x", "value": "é漢😀\x7f\x01\n\u2028"}],
+            },
+            "no experiment": {"experiment_id": ...},
+        }
+    ):
         yield Case(
             f"runs/create/{name}",
             (changed("runs/create", **fields), get("runs/get", run_id="@hex0@"), SEE_RUN),
         )
-    for name, fields in {
-        "status only": {"end_time": ..., "run_name": ...},
-        "end only": {"status": ..., "run_name": ...},
-        "name only": {"status": ..., "end_time": ...},
-        "nothing": {"status": ..., "end_time": ..., "run_name": ...},
-        "a number for a status": {"status": 3},
-        "an unknown number": {"status": 77},
-        "an unknown status": {"status": "DONE"},
-        "killed": {"status": "KILLED"},
-        "scheduled": {"status": "SCHEDULED"},
-        "end zero": {"end_time": 0},
-        "end in a string": {"end_time": "12"},
-        "a name of 251": {"run_name": "n" * 251},
-    }.items():
+    for name, fields in _named(
+        {
+            "status only": {"end_time": ..., "run_name": ...},
+            "end only": {"status": ..., "run_name": ...},
+            "name only": {"status": ..., "end_time": ...},
+            "nothing": {"status": ..., "end_time": ..., "run_name": ...},
+            "a number for a status": {"status": 3},
+            "an unknown number": {"status": 77},
+            "an unknown status": {"status": "DONE"},
+            "killed": {"status": "KILLED"},
+            "scheduled": {"status": "SCHEDULED"},
+            "end zero": {"end_time": 0},
+            "end in a string": {"end_time": "12"},
+            "a name of 251": {"run_name": "n" * 251},
+        }
+    ):
         yield Case(f"runs/update/{name}", (changed("runs/update", **fields), SEE_RUN))
     param, tag = "runs/log-parameter", "runs/set-tag"
     yield Case("params/again", (changed(param), changed(param), changed(param, value="w"), SEE_RUN))
@@ -273,40 +288,44 @@ def _runs() -> Iterator[Case]:
     yield Case(
         "runs/get/metrics", (post("runs/log-batch", {**RUN, "metrics": points, "params": pairs(4)}), SEE_RUN)
     )
-    for name, query in {
-        "unknown": {"run_id": "@unknown@"},
-        "deleted": {"run_id": "@deleted@"},
-        "empty": {"run_id": ""},
-        "none": {},
-        "uuid": {"run_uuid": "@active@"},
-        "uuid and id": {"run_uuid": "@deleted@", "run_id": "@active@"},
-        "two": {"run_id": ["@active@", "@deleted@"]},
-        "odd": {"run_id": "a b"},
-        "long": {"run_id": "a" * 40},
-        "quote": {"run_id": "it's"},
-        "and more": {"run_id": "@active@", "x": "y"},
-    }.items():
+    for name, query in _named(
+        {
+            "unknown": {"run_id": "@unknown@"},
+            "deleted": {"run_id": "@deleted@"},
+            "empty": {"run_id": ""},
+            "none": {},
+            "uuid": {"run_uuid": "@active@"},
+            "uuid and id": {"run_uuid": "@deleted@", "run_id": "@active@"},
+            "two": {"run_id": ["@active@", "@deleted@"]},
+            "odd": {"run_id": "a b"},
+            "long": {"run_id": "a" * 40},
+            "quote": {"run_id": "it's"},
+            "and more": {"run_id": "@active@", "x": "y"},
+        }
+    ):
         yield Case(f"runs/get/{name}", (get("runs/get", **query),))
 
 
 def _inputs() -> Iterator[Case]:
     inputs = "runs/log-inputs"
     other = {"dataset": {**DATASET, "digest": "f", "schema": "{}", "profile": "{}"}}
-    for name, fields in {
-        "two": {"datasets": [TAGGED, other]},
-        "one twice": {"datasets": [TAGGED, {**TAGGED, "tags": []}]},
-        "none": {"datasets": []},
-        "a model": {"datasets": ..., "models": [{"model_id": "m-@model@"}]},
-        "an unknown model": {"models": [{"model_id": "m-nobody"}]},
-        "an empty dataset": {"datasets": [{}]},
-        "a dataset without a source": {"datasets": [{"dataset": {"name": "a", "digest": "b"}}]},
-        "empty schema": {"datasets": [{"dataset": {**DATASET, "schema": "", "profile": ""}}]},
-        "a long name": {"datasets": [{"dataset": {**DATASET, "name": "n" * 501}}]},
-        "a long digest": {"datasets": [{"dataset": {**DATASET, "digest": "n" * 37}}]},
-        "a long type": {"datasets": [{"dataset": {**DATASET, "source_type": "n" * 37}}]},
-        "a tag twice": {"datasets": [{**TAGGED, "tags": TAGGED["tags"] * 2}]},
-        "a long tag": {"datasets": [{**TAGGED, "tags": [{"key": "k" * 256, "value": "v"}]}]},
-    }.items():
+    for name, fields in _named(
+        {
+            "two": {"datasets": [TAGGED, other]},
+            "one twice": {"datasets": [TAGGED, {**TAGGED, "tags": []}]},
+            "none": {"datasets": []},
+            "a model": {"datasets": ..., "models": [{"model_id": "m-@model@"}]},
+            "an unknown model": {"models": [{"model_id": "m-nobody"}]},
+            "an empty dataset": {"datasets": [{}]},
+            "a dataset without a source": {"datasets": [{"dataset": {"name": "a", "digest": "b"}}]},
+            "empty schema": {"datasets": [{"dataset": {**DATASET, "schema": "", "profile": ""}}]},
+            "a long name": {"datasets": [{"dataset": {**DATASET, "name": "n" * 501}}]},
+            "a long digest": {"datasets": [{"dataset": {**DATASET, "digest": "n" * 37}}]},
+            "a long type": {"datasets": [{"dataset": {**DATASET, "source_type": "n" * 37}}]},
+            "a tag twice": {"datasets": [{**TAGGED, "tags": TAGGED["tags"] * 2}]},
+            "a long tag": {"datasets": [{**TAGGED, "tags": [{"key": "k" * 256, "value": "v"}]}]},
+        }
+    ):
         yield Case(f"{inputs}/{name}", (changed(inputs, **fields), changed(inputs, **fields), SEE_RUN))
     for name, models in {
         "two": [{"model_id": "m-a", "step": 1}, {"model_id": "m-b"}],
@@ -322,18 +341,20 @@ def _inputs() -> Iterator[Case]:
 def _models() -> Iterator[Case]:
     create = "logged-models"
     see = Request("GET", f"{API}/logged-models/m-@hex0@", None, None)
-    for name, fields in {
-        "no name": {"name": ...},
-        "a bad name": {"name": "a/b"},
-        "a name of 501": {"name": "n" * 501},
-        "nothing more": {"model_type": ..., "source_run_id": ..., "params": ..., "tags": ...},
-        "a param twice": {"params": pairs(1) * 2},
-        "a long key": {"params": [{"key": "k" * 256, "value": "v"}]},
-        "a key without a value": {"params": [{"key": "k"}], "tags": [{"key": "k"}]},
-        "keys out of order": {"params": [{"key": key, "value": "v"} for key in ("b", "a", "C")]},
-        "an id of the client's": {"model_id": "a" * 32},
-        "a long source run": {"source_run_id": "x" * 33},
-    }.items():
+    for name, fields in _named(
+        {
+            "no name": {"name": ...},
+            "a bad name": {"name": "a/b"},
+            "a name of 501": {"name": "n" * 501},
+            "nothing more": {"model_type": ..., "source_run_id": ..., "params": ..., "tags": ...},
+            "a param twice": {"params": pairs(1) * 2},
+            "a long key": {"params": [{"key": "k" * 256, "value": "v"}]},
+            "a key without a value": {"params": [{"key": "k"}], "tags": [{"key": "k"}]},
+            "keys out of order": {"params": [{"key": key, "value": "v"} for key in ("b", "a", "C")]},
+            "an id of the client's": {"model_id": "a" * 32},
+            "a long source run": {"source_run_id": "x" * 33},
+        }
+    ):
         yield Case(f"{create}/{name}", (changed(create, **fields), see))
     for status in ("LOGGED_MODEL_READY", "LOGGED_MODEL_UPLOAD_FAILED", "READY", 2, 9, None):
         body = {"model_id": "m-@model@", "status": status}
