@@ -28,6 +28,7 @@ from runstream.ingest.gateway.http.probes import HealthRoutes, Readiness
 from runstream.ingest.gateway.http.server_mode import ModeWatch
 from runstream.ingest.gateway.http.upstream import Upstream
 from runstream.ingest.gateway.reads.routes import ReadRoutes
+from runstream.ingest.gateway.reads.verdicts import RunVerdicts
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.admission import Admission
 from runstream.ingest.gateway.writes.batching import Batcher
@@ -116,6 +117,13 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         barrier_timeout_s=config.barrier_timeout_s,
         retry_after_s=config.retry_after_s,
         server=server,
+        verdicts=RunVerdicts(
+            get=tracking.get,
+            post=tracking.post,
+            ttl_s=config.verdict_ttl_s,
+            epoch=lambda: epochs.of(""),
+        ),
+        verdict_ttl_s=config.verdict_ttl_s,
     )
     routes = Routes(parts.telemetry, max_body_bytes=config.max_body_bytes, retry_after_s=config.retry_after_s)
     MetricWrites(intake, internal_token=config.internal_token).add_to(routes, prefix)

@@ -7,6 +7,7 @@ what was acknowledged before (read your writes). The rest goes to the MLflow ser
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -18,7 +19,11 @@ from runstream.ingest.gateway.http.caller import Caller
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.server_mode import ModeWatch, ServerMode
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
+from runstream.ingest.gateway.reads import needs
+from runstream.ingest.gateway.reads.needs import Need
+from runstream.ingest.gateway.reads.verdicts import RunVerdicts
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
+from runstream.ingest.gateway.writes.admission import RefusedError
 from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.schemas.errors import MlflowError
 
@@ -33,7 +38,10 @@ _BARRIER_RETRY_S = 0.1
 _READ_BEGINS_WITHIN_S = 90.0
 _BARRIER_GRACE_S = 0.5
 _JSON = {"Content-Type": "application/json"}
-_OFF = "Runstream's own API cannot ask for MLflow's permissions yet and is off with users or workspaces"
+_OFF = (
+    "This can show any run, and is off with users or workspaces: Runstream asks for MLflow's permissions where runs"
+    " are named"
+)
 
 # Changes that can touch many callers' rights.
 _WIDE_MARKS = ("/users/", "/permissions", "/roles", "/scorers/permissions", "/workspaces")
@@ -58,6 +66,8 @@ class ReadRoutes:
         barrier_timeout_s: float,
         retry_after_s: int,
         server: ModeWatch,
+        verdicts: RunVerdicts,
+        verdict_ttl_s: float,
     ) -> None:
         self._tracking = tracking
         self._query = query
@@ -68,6 +78,8 @@ class ReadRoutes:
         self._barrier_timeout_ms = int(barrier_timeout_s * 1000)
         self._retry_after_s = retry_after_s
         self._server = server
+        self._verdicts = verdicts
+        self._verdict_ttl_s = max(1.0, verdict_ttl_s)
 
     def add_to(self, app: web.Application, prefix: str) -> None:
         """Mount the routes, Runstream's own also without ``prefix``; the last one takes whatever no other has."""
@@ -97,16 +109,42 @@ class ReadRoutes:
     async def own(self, request: web.Request, *, mounted_at: str = "") -> web.StreamResponse:
         """A route of the query service, for callers that MLflow's host and origin rules let in. ``mounted_at`` is
         what stands before its path here."""
-        if not await self._unjudged(request):
-            if self._server.mode is ServerMode.UNKNOWN:
-                away = UpstreamUnavailableError("the MLflow server has not answered yet")
-                return answers.refusal(away, self._retry_after_s)
-            return answers.refusal(MlflowError(_OFF, "PERMISSION_DENIED", 403), self._retry_after_s)
         if not self._hosts.allows(request.headers.get("Host", "")) or _is_foreign(request):
             return answers.refusal(
                 MlflowError("Cross-origin request blocked", "PERMISSION_DENIED", 403), self._retry_after_s
             )
-        return await self._ask_query(self._own, request, mounted_at)
+        if await self._unjudged(request):
+            return await self._ask_query(self._own, request, mounted_at)
+        return await self._judged(request, mounted_at)
+
+    async def _judged(self, request: web.Request, mounted_at: str) -> web.StreamResponse:
+        """A route of Runstream's own where the MLflow server tells callers apart: what it shows is asked for first."""
+        need, run_id = needs.find(request.method, request.rel_url.raw_path.removeprefix(mounted_at))
+        caller = Caller.of(request)
+        try:
+            if need is Need.EVERYTHING:
+                raise MlflowError(_OFF, "PERMISSION_DENIED", 403)
+            if need is Need.NOTHING:
+                return await self._ask_query(self._own, request, mounted_at)
+            runs = await needs.named_runs(request, need, run_id)
+            await self._verdicts.check(caller, runs)
+            body = await request.read() if need is Need.RUNS_IN_BODY else None
+        except Exception as error:
+            return answers.refusal(error, self._retry_after_s)
+        asking = asyncio.create_task(self._ask_query(self._own, request, mounted_at, body))
+        # An answer may go on for hours (live points): it ends when the caller may not see it any more.
+        try:
+            while not (await asyncio.wait({asking}, timeout=self._verdict_ttl_s))[0]:
+                with contextlib.suppress(UpstreamUnavailableError):
+                    await self._verdicts.check(caller, runs)
+            return await asking
+        except RefusedError as error:
+            # It has begun: all that is left is to break the connection. Who connects again is told why.
+            if request.transport is not None:
+                request.transport.abort()
+            raise asyncio.CancelledError from error
+        finally:
+            asking.cancel()
 
     async def _unjudged(self, request: web.Request) -> bool:
         """Whether the MLflow server would show everything to this caller: it is the server's way that counts. A
@@ -115,12 +153,16 @@ class ReadRoutes:
         return mode is ServerMode.OPEN and not Caller.of(request).workspace
 
     async def _ask_query(
-        self, query: Upstream, request: web.Request, mounted_at: str = ""
+        self, query: Upstream, request: web.Request, mounted_at: str = "", body: bytes | None = None
     ) -> web.StreamResponse:
         self._telemetry.request("history")
         try:
             return await query.relay(
-                request, begin_timeout_s=_READ_BEGINS_WITHIN_S, mounted_at=mounted_at, reads_only=True
+                request,
+                body=body,
+                begin_timeout_s=_READ_BEGINS_WITHIN_S,
+                mounted_at=mounted_at,
+                reads_only=True,
             )
         except UpstreamUnavailableError as error:
             self._telemetry.refused("query_away")

@@ -1,0 +1,198 @@
+"""No route of the gateway shows or changes more than a stock server does, whoever asks for whose run.
+
+Every route, for a caller of the run's own workspace, of another, of none and of one that does not exist, with
+workspaces on and off, beside a stock server with the same data. A new route has to say in ``support.walls_table`` what
+it would show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from runstream.ingest.gateway.app import GatewayParts, create_gateway
+from runstream.ingest.gateway.artifacts.config import ArtifactConfig
+from runstream.ingest.gateway.config import GatewayConfig
+from runstream.ingest.gateway.telemetry import GatewayTelemetry
+from runstream.ingest.queue.protocol import Depth, Producer
+from support.runstream_server import RunstreamServer
+from support.stock import StockServer
+from support.walls import SECRETS, Site, Target
+from support.walls_table import Probe, probes
+
+PROBES = probes()
+
+
+@dataclass
+class Sides:
+    """Two servers with the same data. ``read`` is what nobody changes."""
+
+    ours: Site
+    stock: Site
+    read: dict[str, Target]
+
+
+class WorkspaceServer(StockServer):
+    """A stock server with ``--enable-workspaces``."""
+
+    def _command(self, port: int) -> list[str]:
+        return [*super()._command(port), "--enable-workspaces"]
+
+
+@pytest.fixture(scope="module", params=["workspaces", "plain"])
+def sides(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
+    folder: Path = tmp_path_factory.mktemp("walls")
+    workspaces = request.param == "workspaces"
+    stock = (WorkspaceServer if workspaces else StockServer)(folder / "stock")
+    environment = {"MLFLOW_ENABLE_WORKSPACES": "true"} if workspaces else {}
+    stock.start()
+    try:
+        with RunstreamServer(folder / "data", environment=environment) as server:
+            made = Sides(Site(server.url, workspaces), Site(stock.url, workspaces), {})
+            for side in (made.ours, made.stock):
+                side.prepare()
+                made.read[side.url] = side.target(models=True)
+            yield made
+    finally:
+        stock.stop()
+
+
+def send(site: Site, caller: str, probe: Probe, target: Target) -> tuple[bool, set[str]]:
+    """Whether it was answered as wanted, and the secrets in the answer."""
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, str):
+            for name, given in target.names().items():
+                value = value.replace(f"{{{name}}}", given)
+            return value
+        if isinstance(value, dict):
+            return {key: filled(one) for key, one in value.items()}
+        return [filled(one) for one in value] if isinstance(value, list) else value
+
+    more: dict[str, Any] = {"headers": dict(probe.headers)}
+    if probe.body is not None:
+        more["json"] = filled(probe.body)
+    elif probe.data is not None:
+        more["data"] = probe.data.replace(b"%s", target.run.encode())
+        if probe.own:
+            more["headers"]["Content-Type"] = "application/json"
+    answer = site.send(caller, probe.method, filled(probe.path), stream=probe.stream, **more)
+    return answer.status < 300, {secret for secret in SECRETS if secret in answer.text}
+
+
+def test_reads(sides: Sides) -> None:
+    wrong = []
+    for probe in (one for one in PROBES if one.kind == "read" and not one.own):
+        for caller in sides.ours.callers():
+            granted, shown = send(sides.ours, caller, probe, sides.read[sides.ours.url])
+            stock_granted, stock_shown = send(sides.stock, caller, probe, sides.read[sides.stock.url])
+            if (granted and not stock_granted) or not shown <= stock_shown:
+                wrong.append(
+                    f"{probe}: {caller} sees {granted}, {shown}; stock: {stock_granted}, {stock_shown}"
+                )
+            if caller == sides.ours.owner and (granted, shown) != (stock_granted, stock_shown):
+                wrong.append(
+                    f"{probe}: its owner sees {granted}, {shown}; stock: {stock_granted}, {stock_shown}"
+                )
+    assert not wrong, "\n".join(wrong)
+
+
+def test_reads_of_runstreams_own(sides: Sides) -> None:
+    """Where the MLflow server shows the run, and nowhere else."""
+    wrong = []
+    get = next(one for one in PROBES if one.path == "/api/2.0/mlflow/runs/get?run_id={run}")
+    for caller in sides.ours.callers():
+        visible, _ = send(sides.stock, caller, get, sides.read[sides.stock.url])
+        for probe in (one for one in PROBES if one.own):
+            granted, shown = send(sides.ours, caller, probe, sides.read[sides.ours.url])
+            if (shown and not visible) or (probe.stream and granted and not visible):
+                wrong.append(f"{probe}: shows {shown or 'live points'} to {caller}")
+            of_runs = (
+                probe.body == {"runs": ["{run}"]} and probe.method == "POST" and probe.route.count("/") > 4
+            )
+            if visible and of_runs and not probe.path.startswith(("//", "/%")) and not granted:
+                wrong.append(f"{probe}: refuses {caller}, who may see the run")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_writes_and_deletions(sides: Sides) -> None:
+    wrong = []
+    targets: dict[str, Target] = {}
+    as_made: dict[str, str] = {}
+
+    def changed(site: Site) -> bool:
+        found = site.state(targets[site.url]) != as_made[site.url]
+        if found:
+            del targets[site.url]
+        return found
+
+    for probe in (one for one in PROBES if one.kind != "read"):
+        for site in (sides.ours, sides.stock):
+            if site.url not in targets:
+                targets[site.url] = site.target()
+                as_made[site.url] = site.state(targets[site.url])
+        *strangers, owner = sides.ours.callers()
+        for caller in strangers:
+            granted, shown = send(sides.ours, caller, probe, targets[sides.ours.url])
+            stock_granted, stock_shown = send(sides.stock, caller, probe, targets[sides.stock.url])
+            if (granted and not stock_granted) or not shown <= stock_shown:
+                wrong.append(
+                    f"{probe}: {caller} gets {granted}, {shown}; stock: {stock_granted}, {stock_shown}"
+                )
+        stock_changed = changed(sides.stock)
+        if changed(sides.ours) and not stock_changed:
+            wrong.append(f"{probe}: one of {', '.join(strangers)} changes what is {owner}'s")
+        outcomes = []
+        for site in (sides.ours, sides.stock):
+            if site.url not in targets:
+                targets[site.url] = site.target()
+            outcomes.append((*send(site, owner, probe, targets[site.url]), changed(site)))
+        if outcomes[0] != outcomes[1]:
+            wrong.append(f"{probe}: {owner}, whose run it is, gets {outcomes[0]}; stock: {outcomes[1]}")
+    assert not wrong, "\n".join(wrong)
+
+
+class NoQueue:
+    """A producer that nobody uses."""
+
+    def depth(self) -> Depth:
+        return Depth(0, 0)
+
+    async def close(self) -> None:
+        pass
+
+
+async def _routes() -> set[tuple[str, str]]:
+    parts = GatewayParts(
+        config=GatewayConfig(
+            tracking_url="http://127.0.0.1:9",
+            query_url="http://127.0.0.1:9",
+            internal_token="secret",
+            artifacts=ArtifactConfig(url="memory:"),
+        ),
+        producer=cast(Producer, NoQueue()),
+        telemetry=GatewayTelemetry(CollectorRegistry()),
+        expose=lambda: b"",
+    )
+    runner = web.AppRunner(create_gateway(parts).app)
+    await runner.setup()
+    routes = runner.app.router.routes()
+    found = {(route.method, route.resource.canonical) for route in routes if route.resource is not None}
+    await runner.cleanup()
+    return found
+
+
+def test_every_route_is_in_the_table() -> None:
+    known = {(probe.method, probe.route) for probe in PROBES} | {("*", probe.route) for probe in PROBES}
+    missing = asyncio.run(_routes()) - known
+    assert not missing, (
+        f"say in tests/support/walls_table.py what these show or change: {json.dumps(sorted(missing))}"
+    )
