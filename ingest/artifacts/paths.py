@@ -73,7 +73,8 @@ def _decode(path: str) -> str:
     # As MLflow's _decode: a fixed point of unquoting, and of urlparse, which drops an empty query or fragment.
     for _ in range(_MAX_DECODINGS):
         try:
-            decoded = urlunparse(urlparse(unquote(path)))
+            # Strictly, where MLflow puts U+FFFD for what is no UTF-8: two names would be one file.
+            decoded = urlunparse(urlparse(unquote(path, errors="strict")))
         except ValueError as error:
             raise InvalidPathError(_INVALID) from error
         if decoded == path:

@@ -54,7 +54,17 @@ class Credentials(httpx.Auth):
         elif basic is not None and basic[0]:
             user_and_password = base64.b64encode(":".join(basic).encode()).decode()
             request.headers["Authorization"] = f"Basic {user_and_password}"
+        workspace = _workspace()
+        if workspace:
+            request.headers["X-MLFLOW-WORKSPACE"] = workspace
         yield request
+
+
+def _workspace() -> str | None:
+    """The workspace that MLflow's client would name (``mlflow.set_workspace``, ``MLFLOW_WORKSPACE``)."""
+    context = sys.modules.get("mlflow.utils.workspace_context")
+    named = context.get_request_workspace() if context is not None else os.environ.get("MLFLOW_WORKSPACE")
+    return named.strip() if named else None
 
 
 class Http:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import pyarrow as pa
 import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -78,7 +79,9 @@ def send(site: Site, caller: str, probe: Probe, target: Target) -> tuple[bool, s
         return [filled(one) for one in value] if isinstance(value, list) else value
 
     more: dict[str, Any] = {"headers": dict(probe.headers)}
-    if probe.body is not None:
+    if probe.arrow:
+        more["data"] = point(target.run)
+    elif probe.body is not None:
         more["json"] = filled(probe.body)
     elif probe.data is not None:
         more["data"] = probe.data.replace(b"%s", target.run.encode())
@@ -86,6 +89,22 @@ def send(site: Site, caller: str, probe: Probe, target: Target) -> tuple[bool, s
             more["headers"]["Content-Type"] = "application/json"
     answer = site.send(caller, probe.method, filled(probe.path), stream=probe.stream, **more)
     return answer.status < 300, {secret for secret in SECRETS if secret in answer.text}
+
+
+def point(run_id: str) -> bytes:
+    """A point in Arrow."""
+    columns: dict[str, list[Any]] = {
+        "run_id": [run_id],
+        "key": ["loss"],
+        "step": [9],
+        "timestamp": [9],
+        "value": [1.5],
+    }
+    table = pa.table(columns)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
 
 
 def test_reads(sides: Sides) -> None:
@@ -111,7 +130,7 @@ def test_reads_of_runstreams_own(sides: Sides) -> None:
     get = next(one for one in PROBES if one.path == "/api/2.0/mlflow/runs/get?run_id={run}")
     for caller in sides.ours.callers():
         visible, _ = send(sides.stock, caller, get, sides.read[sides.stock.url])
-        for probe in (one for one in PROBES if one.own):
+        for probe in (one for one in PROBES if one.own and one.kind == "read"):
             granted, shown = send(sides.ours, caller, probe, sides.read[sides.ours.url])
             if (shown and not visible) or (probe.stream and granted and not visible):
                 wrong.append(f"{probe}: shows {shown or 'live points'} to {caller}")
@@ -142,12 +161,14 @@ def test_writes_and_deletions(sides: Sides) -> None:
         *strangers, owner = sides.ours.callers()
         for caller in strangers:
             granted, shown = send(sides.ours, caller, probe, targets[sides.ours.url])
+            if probe.own:
+                continue  # it answers with what it has refused
             stock_granted, stock_shown = send(sides.stock, caller, probe, targets[sides.stock.url])
             if (granted and not stock_granted) or not shown <= stock_shown:
                 wrong.append(
                     f"{probe}: {caller} gets {granted}, {shown}; stock: {stock_granted}, {stock_shown}"
                 )
-        stock_changed = changed(sides.stock)
+        stock_changed = not probe.own and changed(sides.stock)
         if changed(sides.ours) and not stock_changed:
             wrong.append(f"{probe}: one of {', '.join(strangers)} changes what is {owner}'s")
         outcomes = []
@@ -155,6 +176,8 @@ def test_writes_and_deletions(sides: Sides) -> None:
             if site.url not in targets:
                 targets[site.url] = site.target()
             outcomes.append((*send(site, owner, probe, targets[site.url]), changed(site)))
+        if probe.own:
+            outcomes[1] = (True, set(), True)  # as MLflow's own writes
         if outcomes[0] != outcomes[1]:
             wrong.append(f"{probe}: {owner}, whose run it is, gets {outcomes[0]}; stock: {outcomes[1]}")
     assert not wrong, "\n".join(wrong)

@@ -16,7 +16,8 @@ Kind = Literal["read", "write", "delete"]
 class Probe:
     """``route`` is the gateway's name of the route. ``path`` and ``body`` may name ``{run}``, ``{root}`` and so on.
 
-    ``own`` says that MLflow's server has no such route. ``stream`` that its answer does not end: its status counts.
+    ``arrow`` makes the body a point of the run in Arrow. ``own`` says that MLflow's server has no such route,
+    ``stream`` that its answer does not end: its status counts.
     """
 
     method: str
@@ -25,6 +26,7 @@ class Probe:
     kind: Kind = "read"
     body: Any = None
     data: bytes | None = None
+    arrow: bool = False
     own: bool = False
     stream: bool = False
     headers: dict[str, str] = field(default_factory=dict)
@@ -48,6 +50,10 @@ def _metrics() -> Iterator[Probe]:
         yield _of("GET", f"{api}/metrics/get-history", query)
         yield _of("GET", f"{api}/metrics/get-history-bulk-interval", "run_ids={run}&metric_key=loss")
     yield _of("GET", "/ajax-api/2.0/mlflow/metrics/get-history-bulk", "run_id={run}&metric_key=loss")
+    ingest = f"{API}/ingest"
+    stream = {"Content-Type": "application/vnd.apache.arrow.stream"}
+    yield Probe("GET", ingest, ingest, own=True)
+    yield Probe("POST", ingest, ingest, "write", arrow=True, own=True, headers=stream)
     columns = {"run_id": "{run}", "keys": ["loss"], "steps": [3], "timestamps": [3], "values": [3.0]}
     yield _of("POST", f"{API}/internal/append", kind="write", body=columns)
 

@@ -22,6 +22,13 @@ from runstream.ingest.artifacts.folder import FolderStore
 from runstream.ingest.artifacts.protocol import StoreOptions
 
 ESCAPES = [
+    # No UTF-8: these two would be one file's name.
+    "%ff",
+    "a/%fe.txt",
+    "%25ff",
+    "%c3",
+    "%ed%a0%80",
+    "%c0%ae%c0%ae/x",
     "..",
     "../x",
     "a/../b",
@@ -84,7 +91,6 @@ HARMLESS = {
     ".hidden": ".hidden",
     "x:y": "x:y",
     "images/k+step+1.png": "images/k+step+1.png",
-    "%c0%ae%c0%ae/x": "\ufffd\ufffd\ufffd\ufffd/x",  # overlong encodings of dots are no dots
     "％2e％2e/x": "％2e％2e/x",
 }
 
