@@ -10,10 +10,12 @@ class ArtifactConfig:
     """The store and the bounds of one gateway process.
 
     ``url`` is ``RUNSTREAM_ARTIFACTS``. ``max_bytes`` limits one artifact, ``max_files`` the artifacts of one run or
-    model; ``None`` means no limit. ``transfer_memory_bytes`` is what all transfers under way may hold together, and
-    ``max_waiting`` how many more may wait for it, for at most ``wait_s``. ``stall_s`` bounds silence of the store and
-    of clients. With ``direct``, clients get signed addresses and exchange large files with the store itself, as with
-    MLflow's own server, where the store can sign; ``public_endpoint`` is the S3 endpoint as clients see it.
+    model; ``None`` means no limit. ``transfer_memory_bytes`` is what all transfers under way may hold together, half
+    of it in each direction, and ``max_waiting`` how many more may wait for it, half of them one caller's, for at most
+    ``wait_s``. ``stall_s`` bounds silence of the store, and how long a client may keep a transfer waiting beyond what
+    it earns by moving bytes (``budget.Turn``). With ``direct``, clients get signed addresses and exchange large files
+    with the store itself, as with MLflow's own server, where the store can sign; ``public_endpoint`` is the S3
+    endpoint as clients see it.
     """
 
     url: str

@@ -26,7 +26,7 @@ from runstream.ingest.artifacts.errors import (
 from runstream.ingest.artifacts.protocol import ArtifactStore, StoreOptions, UploadedPart
 from runstream.ingest.artifacts.store import open_store
 from runstream.ingest.gateway.artifacts import responses
-from runstream.ingest.gateway.artifacts.budget import TransferBudget
+from runstream.ingest.gateway.artifacts.budget import TransferBudget, Turn
 from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 from runstream.ingest.gateway.artifacts.limits import FileCounts
 from runstream.ingest.gateway.artifacts.relay import Ask, LimitedRelay, Relay, scoped
@@ -83,8 +83,12 @@ class ArtifactRoutes:
         self._authorize = authorize
         self._give_way = give_way
         self._store: ArtifactStore | None = None
-        self._budget = TransferBudget(
-            config.transfer_memory_bytes, max_waiting=config.max_waiting, wait_s=config.wait_s
+        # Of one direction what the other leaves alone: neither can keep the other waiting.
+        self._down, self._up = (
+            TransferBudget(
+                config.transfer_memory_bytes // 2, max_waiting=config.max_waiting, wait_s=config.wait_s
+            )
+            for _ in range(2)
         )
         self._counts = FileCounts(config.max_files)
         self.relayed = LimitedRelay(relay, ask, max_bytes=config.max_bytes, counts=self._counts)
@@ -179,12 +183,14 @@ class ArtifactRoutes:
 
     async def download(self, request: web.Request, path: str) -> web.StreamResponse:
         """Stream an object to the client."""
-        async with self._budget.hold(_DOWNLOAD_BYTES), self.store.open(path) as reader:
+        turn = Turn(self._config.stall_s)
+        held = self._down.hold(_DOWNLOAD_BYTES, Caller.of(request), turn)
+        async with held, self.store.open(path) as reader:
             return await send(
                 request,
                 path,
                 reader,
-                stall_s=self._config.stall_s,
+                turn=turn,
                 give_way=self._give_way,
                 telemetry=self._telemetry,
             )
@@ -195,8 +201,10 @@ class ArtifactRoutes:
         if max_bytes is not None and size is not None and size > max_bytes:
             raise too_large(max_bytes)
         await self._counts.check(self.store, path)
-        body = Body(request, max_bytes=max_bytes, stall_s=self._config.stall_s, give_way=self._give_way)
-        async with self._budget.hold(self.store.upload_bytes(size)):
+        turn = Turn(self._config.stall_s)
+        body = Body(request, max_bytes=max_bytes, turn=turn, give_way=self._give_way)
+        await body.begun()
+        async with self._up.hold(self.store.upload_bytes(size), Caller.of(request), turn):
             self._telemetry.began("up")
             try:
                 await self.store.put(path, body, size=size)

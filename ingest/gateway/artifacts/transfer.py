@@ -14,41 +14,55 @@ from runstream.ingest.artifacts.errors import (
 )
 from runstream.ingest.artifacts.protocol import Reader
 from runstream.ingest.gateway.artifacts import responses
+from runstream.ingest.gateway.artifacts.budget import Turn
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
 
 # Awaited before each piece of work of a transfer: a place to let more urgent work go first.
 Yield = Callable[[int], Awaitable[None]]
 
 _WRITE_BYTES = 256 << 10
+# So much of an upload arrives before it takes a share of the memory for transfers.
+_FIRST_BYTES = 16 << 10
 
 
 class Body:
     """The body of an upload, as an iterator of blocks.
 
-    Raises ``BrokenUploadError`` when the client goes, stalls or sends another length than it announced, and
-    ``ArtifactTooLargeError`` past ``max_bytes``.
+    ``turn`` is the client's time. Raises ``BrokenUploadError`` when the client goes, stalls, is too slow or sends
+    another length than it announced, and ``ArtifactTooLargeError`` past ``max_bytes``.
     """
 
-    def __init__(
-        self, request: web.Request, *, max_bytes: int | None, stall_s: float, give_way: Yield
-    ) -> None:
+    def __init__(self, request: web.Request, *, max_bytes: int | None, turn: Turn, give_way: Yield) -> None:
         self._request = request
         self._max_bytes = max_bytes
-        self._stall_s = stall_s
+        self._turn = turn
         self._give_way = give_way
+        self._first: list[bytes] = []
         self.received = 0
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def begun(self) -> None:
+        """Wait for the first bytes: a client that sends none takes nothing from others."""
+        size = 0
+        while size < _FIRST_BYTES and (block := await self._next(_FIRST_BYTES)):
+            self._first.append(block)
+            size += len(block)
+
+    async def _next(self, size: int = -1) -> bytes:
         content = self._request.content
+        try:
+            async with self._turn.waiting():
+                block = await (content.readany() if size < 0 else content.read(size))
+        except TimeoutError as error:
+            raise BrokenUploadError("the upload stalled or is too slow; nothing was stored") from error
+        except Exception as error:
+            raise BrokenUploadError("the upload ended early; nothing was stored") from error
+        self._turn.moved(len(block))
+        return block
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         announced = self._request.content_length
         while True:
-            try:
-                async with asyncio.timeout(self._stall_s):
-                    block = await content.readany()
-            except TimeoutError as error:
-                raise BrokenUploadError("the upload stalled; nothing was stored") from error
-            except Exception as error:
-                raise BrokenUploadError("the upload ended early; nothing was stored") from error
+            block = self._first.pop(0) if self._first else await self._next()
             if not block:
                 break
             self.received += len(block)
@@ -70,11 +84,11 @@ async def send(
     path: str,
     reader: Reader,
     *,
-    stall_s: float,
+    turn: Turn,
     give_way: Yield,
     telemetry: ArtifactTelemetry,
 ) -> web.StreamResponse:
-    """Answer a download: whole, a range, or that the client has it already."""
+    """Answer a download: whole, a range, or that the client has it already. ``turn`` is the client's time."""
     info = reader.info
     headers = responses.file_headers(path)
     if info.etag is not None:
@@ -99,10 +113,12 @@ async def send(
             for at in range(0, len(view), _WRITE_BYTES):
                 piece = view[at : at + _WRITE_BYTES]
                 await give_way(len(piece))
-                async with asyncio.timeout(stall_s):
+                async with turn.waiting():
                     await response.write(piece)
+                turn.moved(len(piece))
                 sent += len(piece)
-        await response.write_eof()
+        async with turn.waiting():
+            await response.write_eof()
     except (StoreUnavailableError, TimeoutError, ConnectionError) as error:
         # The answer has begun: all that is left is to break the connection, so that the client sees it is not whole.
         if request.transport is not None:

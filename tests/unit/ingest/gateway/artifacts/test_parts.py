@@ -140,7 +140,7 @@ def test_what_passes_by_itself_can_be_tried_again() -> None:
 
 
 async def test_budget_is_given_in_order_and_never_exceeded() -> None:
-    budget = TransferBudget(10, max_waiting=5, wait_s=5)
+    budget = TransferBudget(10, max_waiting=10, wait_s=5)
     order: list[int] = []
     gate = asyncio.Event()
 
