@@ -4,6 +4,8 @@ from __future__ import annotations
 
 API = "/api/1.0/runstream"
 INTERNAL = f"{API}/internal"
+# Where the gateway asks for newer points to be applied before a read.
+BARRIER = f"{INTERNAL}/barrier"
 TOKEN_HEADER = "X-Runstream-Token"
 STALE_HEADER = "X-Runstream-Stale"
 ARROW = "application/vnd.apache.arrow.stream"

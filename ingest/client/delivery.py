@@ -16,6 +16,7 @@ from runstream.ingest.client.reader import Piece, SpoolFile
 from runstream.ingest.client.rest_batches import log_batch
 from runstream.schemas import frame
 from runstream.schemas.frame import Columns
+from runstream.schemas.mlflow.values import json_number
 
 FRAMES_TYPE = "application/vnd.runstream.frames"
 # Points of one request: about 1 MB before compression.
@@ -246,14 +247,7 @@ def _metrics(points: Columns, names: dict[int, str]) -> Iterator[dict[str, Any]]
     codes = struct.unpack(f"<{count}I", points.codes)
     for step, timestamp, value, code in zip(steps, timestamps, values, codes, strict=True):
         if (name := names.get(code)) is not None:
-            yield {"key": name, "value": _number(value), "timestamp": timestamp, "step": step}
-
-
-def _number(value: float) -> float | str:
-    """Protobuf's JSON has strings for what JSON's numbers cannot say."""
-    if value - value == 0.0:
-        return value
-    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+            yield {"key": name, "value": json_number(value), "timestamp": timestamp, "step": step}
 
 
 def _pairs(params: dict[str, str], tags: dict[str, str]) -> Iterator[dict[str, list[dict[str, Any]]]]:

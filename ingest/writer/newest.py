@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runstream.schemas.mlflow.limits import MAX_DOUBLE, MAX_KEY_LENGTH
+from runstream.schemas.mlflow.limits import MAX_KEY_LENGTH
+from runstream.schemas.mlflow.stored import as_stored
 from runstream.schemas.names import Names
 from runstream.schemas.record import PointColumns
 
@@ -65,7 +66,7 @@ def newest(points: PointColumns) -> PointColumns:
 
 def _largest(points: PointColumns, series: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Of rows that share their series' last step, the one for each series."""
-    order = np.lexsort((-rows, _stored(points.values[rows])[0], points.timestamps[rows], series[rows]))
+    order = np.lexsort((-rows, as_stored(points.values[rows])[0], points.timestamps[rows], series[rows]))
     ordered = series[rows][order]
     largest: NDArray[np.int64] = rows[order[np.append(ordered[1:] != ordered[:-1], True)]]
     return largest
@@ -77,7 +78,7 @@ def latest_rows(points: PointColumns) -> LatestRows:
     rows = np.argsort(keys.ranks()[points.key_codes] * len(runs) + runs.ranks()[points.run_codes])
     fits = (keys.characters() <= MAX_KEY_LENGTH) & ~keys.containing("\0")
     rows = rows[fits[points.key_codes[rows]]]
-    values, is_nan = _stored(points.values[rows])
+    values, is_nan = as_stored(points.values[rows])
     return LatestRows(
         runs=list(map(list(runs).__getitem__, points.run_codes[rows].tolist())),
         keys=keys.pick(points.key_codes[rows]),
@@ -86,12 +87,6 @@ def latest_rows(points: PointColumns) -> LatestRows:
         values=values.tolist(),
         is_nan=is_nan.tolist(),
     )
-
-
-def _stored(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Values as MLflow stores and compares them, and which are NaN (SqlAlchemyStore.sanitize_metric_value)."""
-    is_nan = np.isnan(values)
-    return np.clip(np.where(is_nan, 0.0, values), -MAX_DOUBLE, MAX_DOUBLE), is_nan
 
 
 def _series(points: PointColumns) -> NDArray[np.int64]:

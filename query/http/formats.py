@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from runstream.schemas.errors import MlflowError
+from runstream.schemas.mlflow.values import json_number
 from runstream.schemas.wire import ARROW
 
 Writer = Callable[[pa.Schema, Iterable[pa.RecordBatch], str], Generator[bytes]]
@@ -101,9 +102,7 @@ def _json_column(column: pa.Array) -> list[Any]:
 def _named(value: Any) -> Any:
     """The value, however nested, with names for the numbers that JSON lacks."""
     if isinstance(value, float):
-        if value - value == 0:
-            return value
-        return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+        return json_number(value)
     if isinstance(value, list):
         return [_named(one) for one in value]
     if isinstance(value, tuple):

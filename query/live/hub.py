@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from runstream.query.points.selection import glob_to_re2, is_glob
+from runstream.schemas.mlflow.values import json_number
 from runstream.schemas.record import PointColumns
 
 # A run that nobody listens to any more is remembered this long, for listeners that come back.
@@ -262,12 +263,6 @@ def encode(event: Event, keys: KeyFilter) -> bytes | None:
             "key": [event.keys[position] for position in wanted],
             "step": [event.steps[position] for position in wanted],
             "timestamp": [event.timestamps[position] for position in wanted],
-            "value": [_shown(event.values[position]) for position in wanted],
+            "value": [json_number(event.values[position]) for position in wanted],
         }
     )
-
-
-def _shown(value: float) -> float | str:
-    if value - value == 0:
-        return value
-    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"

@@ -19,9 +19,8 @@ from runstream.query.mlflow.requests import (
 )
 from runstream.query.points.series import Series
 from runstream.schemas.mlflow.limits import MAX_HISTORY_BULK
+from runstream.schemas.mlflow.paths import APIS
 from runstream.schemas.ports.barrier import Barrier
-
-_APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
 
 
 class MlflowRoutes:
@@ -40,7 +39,7 @@ class MlflowRoutes:
 
     def add_to(self, app: web.Application, prefix: str = "") -> None:
         """Mount the routes under ``prefix`` (MLflow's ``--static-prefix``)."""
-        for api in _APIS:
+        for api in APIS:
             app.router.add_get(f"{prefix}{api}/metrics/get-history", self.history)
             app.router.add_get(f"{prefix}{api}/metrics/get-history-bulk-interval", self.interval)
         app.router.add_get(f"{prefix}/ajax-api/2.0/mlflow/metrics/get-history-bulk", self.bulk)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import random
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import urllib3
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE, ErrorCode
 
+from runstream.schemas.mlflow.values import json_number
 from runstream.schemas.wire import INTERNAL, NEXT_PAGE, TOKEN_HEADER
 
 _RETRYABLE = (429, 502, 503, 504)
@@ -51,7 +51,7 @@ class Remote:
                 "keys": keys,
                 "steps": steps,
                 "timestamps": timestamps,
-                "values": [value if math.isfinite(value) else _name(value) for value in values],
+                "values": [json_number(value) for value in values],
             },
         )
 
@@ -107,12 +107,6 @@ class Remote:
                 )
             time.sleep(wait_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-
-
-def _name(value: float) -> str:
-    if math.isnan(value):
-        return "NaN"
-    return "Infinity" if value > 0 else "-Infinity"
 
 
 def _refusal(status: int, body: bytes) -> MlflowException:

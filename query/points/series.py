@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runstream.schemas.mlflow.limits import MAX_DOUBLE
+from runstream.schemas.mlflow.stored import as_stored
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -58,7 +58,7 @@ def by_step(steps: Ints, timestamps: Ints, values: Floats) -> Series:
 
 
 def _arrange(first: Ints, second: Ints, values: Floats, *, swapped: bool) -> Series:
-    shown, is_nan = _as_stored(values)
+    shown, is_nan = as_stored(values)
     # Tables are read in (nearly) this order already, so that the sort is the exception.
     if not _is_sorted(first, second, shown, is_nan):
         order = np.lexsort((is_nan, shown, second, first))
@@ -75,14 +75,6 @@ def _arrange(first: Ints, second: Ints, values: Floats, *, swapped: bool) -> Ser
             first, second, shown, is_nan = first[keep], second[keep], shown[keep], is_nan[keep]
     shown[is_nan] = np.nan
     return Series(second, first, shown) if swapped else Series(first, second, shown)
-
-
-def _as_stored(values: Floats) -> tuple[Floats, Flags]:
-    is_nan = np.isnan(values)
-    shown = np.where(is_nan, 0.0, values)
-    np.clip(shown, -MAX_DOUBLE, MAX_DOUBLE, out=shown)
-    shown += 0.0  # makes -0.0 a 0.0
-    return shown, is_nan
 
 
 def _is_sorted(first: Ints, second: Ints, shown: Floats, is_nan: Flags) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import click
 from runstream.query.client import Connection, ServerError, connect
 from runstream.query.client.terminal import text_plot
 from runstream.schemas.errors import ConfigError
+from runstream.schemas.mlflow.values import json_number
 
 _TEXT_POINTS = 1_000
 
@@ -127,8 +127,7 @@ def _write_to(points: Any, form: str, file: IO[bytes]) -> None:
         file.write(frame.to_csv(index=False).encode())
     else:
         # Numbers that JSON lacks become MLflow's strings.
-        names = {math.inf: "Infinity", -math.inf: "-Infinity"}
         rows = frame.to_dict("records")
         for row in rows:
-            row["value"] = "NaN" if math.isnan(row["value"]) else names.get(row["value"], row["value"])
+            row["value"] = json_number(row["value"])
         file.write(json.dumps(rows, separators=(",", ":")).encode())

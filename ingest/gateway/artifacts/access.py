@@ -20,8 +20,8 @@ from runstream.ingest.artifacts import paths
 from runstream.ingest.artifacts.errors import InvalidPathError
 from runstream.ingest.gateway.artifacts.routes import Subject, raw_path
 from runstream.ingest.gateway.http.caller import Caller
+from runstream.schemas.mlflow.paths import ARTIFACTS_API
 
-_API = "/api/2.0/mlflow-artifacts"
 # Below one run, model or trace MLflow judges every path alike (mlflow.server.auth, 3.17).
 _OWNER = re.compile(r"[^/]+/(?:[0-9a-f]{32}|models/[^/]+|traces/[^/]+)/artifacts(?=/)")
 _MAX_ENTRIES = 50_000
@@ -72,9 +72,9 @@ class ArtifactVerdicts:
             return None
         if writes:
             headers = {"Content-Type": "application/json", **identity}
-            answer = await self._post(f"{_API}/mpu/abort/{quote(path)}", b"{}", headers)
+            answer = await self._post(f"{ARTIFACTS_API}/mpu/abort/{quote(path)}", b"{}", headers)
         else:
-            answer = await self._get(f"{_API}/artifacts?path={quote(path, safe='')}", identity)
+            answer = await self._get(f"{ARTIFACTS_API}/artifacts?path={quote(path, safe='')}", identity)
         if answer.status in _REFUSALS:
             return answer.response()
         if answer.status >= 500 and answer.status != 501:

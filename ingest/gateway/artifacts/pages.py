@@ -22,8 +22,8 @@ from runstream.ingest.gateway.artifacts.relay import Answered, Ask
 from runstream.ingest.gateway.artifacts.routes import ArtifactRoutes, PassOn, Subject
 from runstream.ingest.gateway.http.caller import Caller
 from runstream.schemas.errors import MlflowError
+from runstream.schemas.mlflow.paths import APIS
 
-_APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
 _INFOS = ("/api/3.0/mlflow/server-info", "/ajax-api/3.0/mlflow/server-info")
 _PROXY_ANCHOR = "/api/2.0/mlflow-artifacts/artifacts/"
 # mlflow.server.handlers.upload_artifact_handler
@@ -61,7 +61,7 @@ class ArtifactPages:
         add("POST", f"{prefix}/ajax-api/2.0/mlflow/upload-artifact", upload)
         model = f"{prefix}/ajax-api/2.0/mlflow/logged-models/{{model_id}}/artifacts/files"
         add("GET", model, self._guarded("download", self._of_model))
-        for api in _APIS:
+        for api in APIS:
             add("GET", f"{prefix}{api}/artifacts/list", self._guarded("list", self._list))
             signed = f"{prefix}{api}/artifacts/presigned-upload-url"
             add("POST", signed, self._guarded("parts", self._sign_upload, pass_on=self._sign_upload))

@@ -19,8 +19,9 @@ from runstream.ingest.gateway.artifacts.limits import FileCounts
 from runstream.ingest.gateway.artifacts.transfer import too_large
 from runstream.ingest.gateway.http.caller import Caller
 from runstream.ingest.gateway.http.server_mode import ServerMode
+from runstream.schemas.mlflow.paths import ARTIFACTS_API
 
-_LISTING = "/api/2.0/mlflow-artifacts/artifacts"
+_LISTING = f"{ARTIFACTS_API}/artifacts"
 _DEFAULT_WORKSPACE = "default"
 
 

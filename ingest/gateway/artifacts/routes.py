@@ -36,6 +36,7 @@ from runstream.ingest.gateway.http.caller import Caller
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.server_mode import ModeWatch, ServerMode
 from runstream.schemas.errors import MlflowError, RunstreamError
+from runstream.schemas.mlflow.paths import ARTIFACTS_APIS
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,6 @@ Authorize = Callable[[web.Request, Subject], Awaitable[web.StreamResponse | None
 # Passes a request on to the MLflow server, within the limits.
 PassOn = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_APIS = ("/api/2.0/mlflow-artifacts", "/ajax-api/2.0/mlflow-artifacts")
 _DOWNLOAD_BYTES = 4 << 20
 _MAX_PARTS = 10_000
 _MAX_JSON_BYTES = 4 << 20
@@ -104,7 +104,7 @@ class ArtifactRoutes:
         fails with ``ConfigError`` if it cannot be used."""
         app.cleanup_ctx.append(self._life)
         # MLflow's server answers the first two routes also without its static prefix.
-        for base in {f"{one}{api}" for api in _APIS for one in ("", prefix)}:
+        for base in {f"{one}{api}" for api in ARTIFACTS_APIS for one in ("", prefix)}:
             add = app.router.add_route
             add("GET", f"{base}/artifacts", self.guarded("list", self._list, subject="directory"))
             add("GET", f"{base}/artifacts/{{path:.*}}", self.guarded("download", self._download))

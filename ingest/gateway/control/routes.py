@@ -28,10 +28,11 @@ from runstream.ingest.gateway.control.access import Control
 from runstream.ingest.gateway.control.decode import decode, only
 from runstream.ingest.gateway.control.fresh import FreshRuns
 from runstream.ingest.gateway.control.onward import Onward
-from runstream.ingest.gateway.http.handling import MLFLOW_APIS, OK, Call, Outcome, Routes
+from runstream.ingest.gateway.http.handling import OK, Call, Outcome, Routes
 from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
 from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.schemas.errors import MlflowError
+from runstream.schemas.mlflow.paths import APIS
 from runstream.schemas.wire import API, STALE_HEADER
 
 IDEMPOTENCY_HEADER = "X-Runstream-Idempotency-Key"
@@ -80,7 +81,7 @@ class ControlRoutes:
 
     def add_to(self, routes: Routes, prefix: str) -> None:
         """Serve MLflow's paths below both of its APIs, and ours."""
-        for api in MLFLOW_APIS:
+        for api in APIS:
             for path, kind in _CHANGES.items():
                 handler = self._changing(f"{api}/{path}", kind)
                 routes.add("POST", f"{prefix}{api}/{path}", handler, name=path.rpartition("/")[2])

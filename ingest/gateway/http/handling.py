@@ -36,8 +36,8 @@ from runstream.ingest.gateway.http import answers
 from runstream.ingest.gateway.http.decompress import decompress_body
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.admission import IDENTITY_HEADERS, Identity
+from runstream.schemas.mlflow.paths import APIS
 
-MLFLOW_APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
 _IDENTITY = tuple((name.lower(), name) for name in IDENTITY_HEADERS)
 # Bodies are decompressed in threads, no more of them at a time than this.
 _DECOMPRESSING = 2
@@ -107,7 +107,7 @@ class Routes:
 
     def add_mlflow(self, method: str, path: str, handler: Handler, *, prefix: str) -> None:
         """Serve a path below MLflow's API, such as ``runs/log-batch``; its last part is its name."""
-        for api in MLFLOW_APIS:
+        for api in APIS:
             self.add(method, f"{prefix}{api}/{path}", handler, name=path.rpartition("/")[2])
 
     def begin(

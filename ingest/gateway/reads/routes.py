@@ -26,13 +26,12 @@ from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.admission import RefusedError
 from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.schemas.errors import MlflowError
+from runstream.schemas.mlflow.paths import APIS
+from runstream.schemas.wire import BARRIER, STALE_HEADER
 
 Relay = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-STALE_HEADER = "X-Runstream-Stale"
-_APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
 _HISTORIES = ("get-history", "get-history-bulk-interval")
-_BARRIER = "/api/1.0/runstream/internal/barrier"
 _BARRIER_RETRY_S = 0.1
 # The query service bounds its reads and answers in time by itself; this is for one that hangs.
 _READ_BEGINS_WITHIN_S = 90.0
@@ -84,7 +83,7 @@ class ReadRoutes:
     def add_to(self, app: web.Application, prefix: str) -> None:
         """Mount the routes, Runstream's own also without ``prefix``; the last one takes whatever no other has."""
         add = app.router.add_route
-        for api in _APIS:
+        for api in APIS:
             for history in _HISTORIES:
                 add("GET", f"{prefix}{api}/metrics/{history}", self.history)
             add("POST", f"{prefix}{api}/runs/search", self.fresh)
@@ -188,7 +187,7 @@ class ReadRoutes:
             try:
                 # It answers in time by itself; one that hangs does not.
                 async with asyncio.timeout_at(deadline + _BARRIER_GRACE_S):
-                    answer = await self._query.post(_BARRIER, body, _JSON)
+                    answer = await self._query.post(BARRIER, body, _JSON)
             except TimeoutError:
                 return False
             except UpstreamUnavailableError:

@@ -19,6 +19,7 @@ import orjson
 from runstream.ingest.gateway.http.upstream import Answer, Upstream, UpstreamUnavailableError
 from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.schemas.errors import MlflowError
+from runstream.schemas.mlflow.paths import API
 
 # What MLflow's server may base its verdict on: credentials, session, workspace.
 IDENTITY_HEADERS = ("Authorization", "Cookie", "X-MLFLOW-WORKSPACE")
@@ -33,7 +34,7 @@ _PATIENCE_S = 1.0
 # gets another password, through a gateway of this machine voids it at once.
 _WRONG_S = 5.0
 _WRONG_ENTRIES = 4_096
-LOG_BATCH = "/api/2.0/mlflow/runs/log-batch"
+LOG_BATCH = f"{API}/runs/log-batch"
 
 
 class RefusedError(Exception):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runstream.schemas.errors import MlflowError
+from runstream.schemas.mlflow.values import json_number
 
 Json = Mapping[str, object]
 
@@ -59,6 +59,4 @@ def forward_metric(run_id: str, metric: Json) -> bytes:
 def forwarded_metric(metric: Json) -> dict[str, object]:
     """A metric as protobuf JSON, which has strings for what JSON's numbers cannot say."""
     value = metric["value"]
-    if isinstance(value, float) and not math.isfinite(value):
-        value = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return {**metric, "value": value}
+    return {**metric, "value": json_number(value) if isinstance(value, float) else value}

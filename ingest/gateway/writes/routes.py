@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import math
 
 import msgspec
 
@@ -12,9 +11,9 @@ from runstream.ingest.gateway.writes.batching import Points
 from runstream.ingest.gateway.writes.intake import PARSERS, Intake
 from runstream.ingest.gateway.writes.log_request import LogRequest
 from runstream.schemas.errors import MlflowError
+from runstream.schemas.mlflow.values import BY_NAME
 from runstream.schemas.wire import INTERNAL, TOKEN_HEADER
 
-_SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _TOKEN = TOKEN_HEADER.lower()
 
 
@@ -60,7 +59,7 @@ class MetricWrites:
             return Outcome(403, {"Content-Type": "text/plain"}, b"wrong or missing token")
         try:
             columns = self._append_decoder.decode(call.body)
-            values = [_SPECIAL[value] if isinstance(value, str) else value for value in columns.values]
+            values = [BY_NAME[value] if isinstance(value, str) else value for value in columns.values]
         except (msgspec.DecodeError, KeyError) as error:
             raise MlflowError(f"malformed append: {error}") from None
         if not len(columns.keys) == len(columns.steps) == len(columns.timestamps) == len(values):
