@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 # Alembic revisions of MLflow's tables that this has been tested with: MLflow 3.17.
 KNOWN_REVISIONS = frozenset({"dc11669786a5"})
 _NOT_YET_S = 0.2
+# MLflow's migrations pass through many revisions on their way: one that stays is no step of them.
+_MIGRATES_S = 15.0
 _KNOWN_S = 30.0
 _READS = 2
 
@@ -44,7 +46,9 @@ class ControlPlane:
         self._opened: SqlRunStore | None = None
         self._reads: ReadPool | None = None
         self._known = False
-        self._complained: str | None = None
+        self._strange: str | None = None
+        self._strange_since = 0.0
+        self._complained = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -55,7 +59,7 @@ class ControlPlane:
     @property
     def unknown(self) -> bool:
         """Whether the schema is one that this does not know."""
-        return self._complained is not None and not self._known
+        return self._strange is not None
 
     async def start(self) -> None:
         """Look once, then go on looking beside the loop's other work. Raises ``ConfigError`` for a bad address."""
@@ -82,8 +86,13 @@ class ControlPlane:
         self._known = revision in self._revisions
         if self._known and self._opened is None:
             self._opened = SqlRunStore(self._session(), self._reads, self._random_name or load_random_name())
-        if not self._known and revision != self._complained:
-            self._complained = revision
+        now = asyncio.get_running_loop().time()
+        if self._known:
+            self._strange, self._complained = None, False
+        elif revision != self._strange:
+            self._strange, self._strange_since, self._complained = revision, now, False
+        elif not self._complained and now - self._strange_since >= _MIGRATES_S:
+            self._complained = True
             _log.warning(
                 "MLflow's tables have a schema that this version of Runstream does not know: experiments, runs and"
                 " models are left to MLflow's server, which is much slower",
