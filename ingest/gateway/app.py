@@ -31,6 +31,7 @@ from runstream.ingest.gateway.reads.routes import ReadRoutes
 from runstream.ingest.gateway.reads.verdicts import RunVerdicts
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.admission import Admission
+from runstream.ingest.gateway.writes.aside import Aside
 from runstream.ingest.gateway.writes.batching import Batcher
 from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.ingest.gateway.writes.ingest import Ingest
@@ -126,7 +127,8 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         verdict_ttl_s=config.verdict_ttl_s,
     )
     routes = Routes(parts.telemetry, max_body_bytes=config.max_body_bytes, retry_after_s=config.retry_after_s)
-    MetricWrites(intake, internal_token=config.internal_token).add_to(routes, prefix)
+    aside = Aside()
+    MetricWrites(intake, aside, internal_token=config.internal_token).add_to(routes, prefix)
     Ingest(
         batcher,
         admission,
@@ -175,6 +177,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         await fresh.close()
         if plane is not None:
             await plane.close()
+        await aside.close()
         await parts.producer.close()
         await tracking.close()
         await query.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -15,12 +14,6 @@ from runstream.ingest.gateway.http.upstream import Upstream
 from runstream.ingest.gateway.writes.admission import Admission, Identity, RefusedError
 from runstream.ingest.gateway.writes.batching import Batcher, Points
 from runstream.ingest.gateway.writes.log_request import LogRequest
-from runstream.ingest.gateway.writes.parse import parse_log_batch, parse_log_metric
-
-PARSERS: Mapping[str, Callable[[bytes, str | None], LogRequest]] = {
-    "log-batch": parse_log_batch,
-    "log-metric": parse_log_metric,
-}
 
 _PARAMS_AND_TAGS = msgspec.json.Decoder(LogBatch)
 

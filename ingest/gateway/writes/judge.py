@@ -40,6 +40,12 @@ _NOT_AN_OBJECT = "The request body must be a JSON object."
 # MAX_BATCH_LOG_REQUEST_SIZE, which MLflow compares with the length of the parsed JSON value, not of its text.
 _MAX_JSON_LENGTH = 1_000_000
 
+_MOST = {
+    "metrics": MAX_METRICS_PER_BATCH,
+    "params": MAX_PARAMS_TAGS_PER_BATCH,
+    "tags": MAX_PARAMS_TAGS_PER_BATCH,
+}
+
 _Fields = dict[str, Any]
 
 
@@ -116,7 +122,7 @@ def _judge_log_batch(value: object) -> LogRequest:
             f"Batched logging API requests must be at most {_MAX_JSON_LENGTH} bytes, got a request of size"
             f" {len(value)}."
         )
-    js = _object(value)
+    js, counts = _counted(_object(value))
     fields, error = _read(js, protojson.LOG_BATCH)
     _check_schema(js, _BATCH_SCHEMA, readable=error is None)
 
@@ -136,7 +142,10 @@ def _judge_log_batch(value: object) -> LogRequest:
     for index, tag in enumerate(tags):
         check_name(tag["key"], f"tags[{index}].key")
         check_length(f"tags[{index}].key", tag["key"])
-    check_limits(len(metrics), len(params), len(tags))
+    if error is None:
+        check_limits(*(counts.get(name, 0) for name in ("metrics", "params", "tags")))
+    else:
+        check_limits(len(metrics), len(params), len(tags))
     _check_param_keys(params)
     if error is not None:
         return LogRequest(run_id, deferred_error=error)
@@ -148,6 +157,14 @@ def _judge_log_batch(value: object) -> LogRequest:
     of_models = [metric for metric in metrics if metric["model_id"]]
     request.forward = forward_batch(run_id, of_models, params, tags)
     return request
+
+
+def _counted(js: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, int]]:
+    """How long the lists of a batch are, and the batch without what is beyond its limits: it will be refused, and how
+    far its items are looked at before must not depend on how many there are."""
+    counts = {name: len(js[name]) for name in _MOST if isinstance(js.get(name), list)}
+    beyond = {name: js[name][: _MOST[name] + 1] for name, count in counts.items() if count > _MOST[name]}
+    return {**js, **beyond}, counts
 
 
 def check_limits(metrics: int, params: int, tags: int) -> None:

@@ -7,7 +7,8 @@ column. Whatever this does not take in full (unusual spellings, unknown fields, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -23,7 +24,12 @@ from runstream.schemas.mlflow.limits import (
 )
 from runstream.schemas.mlflow.names import KnownNames, is_run_id
 
-__all__ = ["LogRequest", "parse_log_batch", "parse_log_metric"]
+__all__ = ["PARSERS", "LogRequest", "Parser", "parse_log_batch", "parse_log_metric"]
+
+# The largest bodies that are understood on the event loop: about 2 ms as MLflow's clients send them, about 4 ms odd.
+PLAIN_BYTES = 512 << 10
+ODD_BYTES = 64 << 10
+_JSON = "application/json"
 
 _Step = Annotated[int, msgspec.Meta(ge=INT64_MIN, le=INT64_MAX)]
 _Timestamp = Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
@@ -80,30 +86,63 @@ def parse_log_batch(body: bytes, content_type: str | None) -> LogRequest:
     """Understand a ``runs/log-batch`` request; raises ``runstream.schemas.errors.MlflowError``.
 
     ``content_type`` is the header as sent, ``None`` if it is missing. Does not block. Costs about 0.3 ms of
-    CPU for 1,000 points, some 2 ms if they name models, and some 6 ms if ``verdicts`` has to look.
+    CPU for 1,000 points, some 2 ms if they name models, and some 6 ms if ``judge`` has to look.
     """
-    request = None
-    if content_type == "application/json":
-        try:
-            batch = _BATCHES.decode(body)
-        except _REFUSED:
-            request = _parse_model_batch(body)
-        else:
-            request = _to_columns(batch.run_id, batch.metrics, (), batch.params, batch.tags, body)
-    return judge_log_batch(body, content_type) if request is None else request
+    return LOG_BATCH.whole(body, content_type)
 
 
 def parse_log_metric(body: bytes, content_type: str | None) -> LogRequest:
     """Understand a ``runs/log-metric`` request, as ``parse_log_batch`` does: one point, or a ``forward``."""
-    request = None
-    if content_type == "application/json":
-        try:
-            metric = _METRICS.decode(body)
-        except _REFUSED:
-            pass
-        else:
-            request = _to_columns(metric.run_id, (metric,), (), (), (), body)
-    return judge_log_metric(body, content_type) if request is None else request
+    return LOG_METRIC.whole(body, content_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Parser:
+    """Both ways to understand a request: ``plain`` returns ``None`` for what it leaves to ``judge``, which knows all
+    of MLflow's rules and raises ``MlflowError``."""
+
+    plain: Callable[[bytes], LogRequest | None]
+    judge: Callable[[bytes, str | None], LogRequest]
+
+    def at_once(self, body: bytes, content_type: str | None) -> LogRequest | None:
+        """The request, if that takes no more than a few milliseconds; raises ``MlflowError``."""
+        if len(body) > PLAIN_BYTES:
+            return None
+        request = self.plain(body) if _is_json(content_type) else None
+        if request is None and len(body) <= ODD_BYTES:
+            return self.judge(body, content_type)
+        return request
+
+    def whole(self, body: bytes, content_type: str | None) -> LogRequest:
+        """The request, however long that takes; raises ``MlflowError``."""
+        request = self.plain(body) if _is_json(content_type) else None
+        return self.judge(body, content_type) if request is None else request
+
+
+def _is_json(content_type: str | None) -> bool:
+    return content_type == _JSON or (content_type is not None and content_type.split(";")[0] == _JSON)
+
+
+def _plain_log_batch(body: bytes) -> LogRequest | None:
+    try:
+        batch = _BATCHES.decode(body)
+    except _REFUSED:
+        return _parse_model_batch(body)
+    return _to_columns(batch.run_id, batch.metrics, (), batch.params, batch.tags, body)
+
+
+def _plain_log_metric(body: bytes) -> LogRequest | None:
+    try:
+        metric = _METRICS.decode(body)
+    except _REFUSED:
+        return None
+    return _to_columns(metric.run_id, (metric,), (), (), (), body)
+
+
+LOG_BATCH = Parser(_plain_log_batch, judge_log_batch)
+LOG_METRIC = Parser(_plain_log_metric, judge_log_metric)
+# By the name of the route.
+PARSERS: Mapping[str, Parser] = {"log-batch": LOG_BATCH, "log-metric": LOG_METRIC}
 
 
 def _parse_model_batch(body: bytes) -> LogRequest | None:

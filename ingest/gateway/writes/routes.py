@@ -7,9 +7,11 @@ import hmac
 import msgspec
 
 from runstream.ingest.gateway.http.handling import OK, Call, Outcome, Result, Routes
+from runstream.ingest.gateway.writes.aside import Aside
 from runstream.ingest.gateway.writes.batching import Points
-from runstream.ingest.gateway.writes.intake import PARSERS, Intake
+from runstream.ingest.gateway.writes.intake import Intake
 from runstream.ingest.gateway.writes.log_request import LogRequest
+from runstream.ingest.gateway.writes.parse import PARSERS
 from runstream.schemas.errors import MlflowError
 from runstream.schemas.mlflow.values import BY_NAME
 from runstream.schemas.wire import INTERNAL, TOKEN_HEADER
@@ -30,8 +32,9 @@ class _Append(msgspec.Struct):
 class MetricWrites:
     """Handlers of the metric writes, as ``http.handling`` has them."""
 
-    def __init__(self, intake: Intake, *, internal_token: str) -> None:
+    def __init__(self, intake: Intake, aside: Aside, *, internal_token: str) -> None:
         self._intake = intake
+        self._aside = aside
         self._token = internal_token.encode()
         self._append_decoder = msgspec.json.Decoder(_Append)
 
@@ -43,9 +46,14 @@ class MetricWrites:
 
     def log(self, call: Call) -> Result:
         """MLflow's ``runs/log-batch`` and ``runs/log-metric``, by the route's name: 200 when durable."""
-        route = call.route.name
-        log = PARSERS[route](call.body, call.headers.get("content-type"))
+        log = PARSERS[call.route.name].at_once(call.body, call.headers.get("content-type"))
+        if log is None:
+            return self._read_aside(call)
         return self._intake.accept_nowait(log, call.identity) or self._accept(log, call)
+
+    async def _read_aside(self, call: Call) -> Outcome:
+        log = await self._aside.parse(call.route.name, call.body, call.headers.get("content-type"))
+        return await self._accept(log, call)
 
     async def _accept(self, log: LogRequest, call: Call) -> Outcome:
         call.body = b""  # the points are out of it, and it may be long until they are durable

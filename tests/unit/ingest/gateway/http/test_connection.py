@@ -21,6 +21,7 @@ from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.admission import Identity
+from runstream.ingest.gateway.writes.aside import Aside
 from runstream.ingest.gateway.writes.log_request import LogRequest
 from runstream.ingest.gateway.writes.routes import MetricWrites
 from runstream.schemas.errors import QueueFullError
@@ -78,12 +79,14 @@ async def setup() -> AsyncIterator[Setup]:
     stub = Stub()
     telemetry = GatewayTelemetry(CollectorRegistry())
     routes = Routes(telemetry, max_body_bytes=1 << 20, retry_after_s=3)
-    MetricWrites(stub, internal_token="secret").add_to(routes, "")  # type: ignore[arg-type]
+    aside = Aside()
+    MetricWrites(stub, aside, internal_token="secret").add_to(routes, "")  # type: ignore[arg-type]
     door = Door(routes, HostRules(None), runner.server, BOUNDS)
     server = await asyncio.get_running_loop().create_server(door, "127.0.0.1", 0)
     yield Setup(stub, door, server.sockets[0].getsockname()[1])
     server.close()
     await runner.cleanup()
+    await aside.close()
 
 
 def log_batch(key: str, extra: str = "") -> bytes:
