@@ -159,9 +159,13 @@ class GatewaySettings(_Role, _Listen, QueueSettings, _Artifacts):
         None, description="SQLAlchemy URL of MLflow's database; unset: runs are left to the MLflow server"
     )
     allowed_hosts: str | None = Field(None, description="MLflow's --allowed-hosts")
+    cors_allowed_origins: str | None = Field(None, description="MLflow's --cors-allowed-origins")
     static_prefix: StaticPrefix = Field("", description="MLflow's --static-prefix")
     basic_auth: bool = Field(False, description="the MLflow server runs with --app-name basic-auth")
     max_body_bytes: int = Field(16 * _MIB, ge=_MIB, description="largest log-batch body")
+    max_arriving_bytes: int = Field(
+        64 * _MIB, ge=_MIB, description="bytes of unfinished requests in memory; the slowest are ended"
+    )
     linger_ms: float = Field(1.0, ge=0, description="how long a busy gateway collects points for one record")
     max_record_bytes: int = Field(_MIB, ge=4096, description="a record is closed at this size")
     max_pending_bytes: int = Field(

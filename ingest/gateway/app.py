@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 
 from runstream.ingest.control.plane import ControlPlane
 from runstream.ingest.gateway.artifacts.access import ArtifactVerdicts
@@ -23,7 +24,8 @@ from runstream.ingest.gateway.control.routes import ControlRoutes
 from runstream.ingest.gateway.http.door import Bounds, Door
 from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.hosts import HostRules
-from runstream.ingest.gateway.http.mount import MountedRoutes, normalise, refuse_odd
+from runstream.ingest.gateway.http.mount import MountedRoutes, normalise, refusing_odd
+from runstream.ingest.gateway.http.origins import Origins
 from runstream.ingest.gateway.http.probes import HealthRoutes, Readiness
 from runstream.ingest.gateway.http.server_mode import ModeWatch
 from runstream.ingest.gateway.http.upstream import Upstream
@@ -65,7 +67,7 @@ class Gateway:
     """A gateway of one process: the full application, and the door that stands before it."""
 
     app: web.Application
-    front: Callable[[web.Server], Door]
+    front: Callable[[web.Server, Callable[[], RequestHandler]], Door]
 
 
 def create_gateway(parts: GatewayParts) -> Gateway:
@@ -114,6 +116,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         own=own,
         epochs=epochs,
         hosts=hosts,
+        origins=Origins(config.cors_allowed_origins),
         telemetry=parts.telemetry,
         barrier_timeout_s=config.barrier_timeout_s,
         retry_after_s=config.retry_after_s,
@@ -137,7 +140,8 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     ).add_to(routes, prefix)
     fresh = FreshRuns(reads.barrier)
     ControlRoutes(control, fresh, Onward(tracking), epochs).add_to(routes, prefix)
-    app = web.Application(client_max_size=config.max_body_bytes, middlewares=[refuse_odd])
+    probes = {f"{base}/{probe}" for base in ("", prefix) for probe in ("health", "ready", "metrics")}
+    app = web.Application(client_max_size=config.max_body_bytes, middlewares=[refusing_odd(hosts, probes)])
     if config.artifacts is not None:
         verdicts = ArtifactVerdicts(
             get=tracking.get,
@@ -191,9 +195,18 @@ def create_gateway(parts: GatewayParts) -> Gateway:
 
     app.on_shutdown.append(end_streams)
 
-    def front(server: web.Server) -> Door:
+    def front(server: web.Server, make_handler: Callable[[], RequestHandler]) -> Door:
         normalise(server)
-        return Door(routes, hosts, server, Bounds(idle_s=config.idle_timeout_s))
+        return Door(
+            routes,
+            hosts,
+            make_handler,
+            Bounds(
+                idle_s=config.idle_timeout_s,
+                arriving_bytes=max(config.max_arriving_bytes, 2 * config.max_body_bytes),
+                connections=config.max_connections,
+            ),
+        )
 
     return Gateway(app, front)
 

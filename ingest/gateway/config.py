@@ -22,11 +22,14 @@ class GatewayConfig:
     query_url: str
     internal_token: str
     allowed_hosts: str | None = None
+    cors_allowed_origins: str | None = None
     static_prefix: str = ""
     basic_auth: bool = False
     artifacts: ArtifactConfig | None = None
     metadata: str | None = None
     max_body_bytes: int = 16 << 20
+    max_arriving_bytes: int = 64 << 20
+    max_connections: int = 10_000
     linger_ms: float = 1.0
     max_record_bytes: int = 1 << 20
     max_pending_bytes: int = 128 << 20

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
+from aiohttp.http import SERVER_SOFTWARE
+from aiohttp.http_exceptions import LineTooLong
 
-from runstream.schemas.errors import ConfigError
+from runstream.ingest.gateway.http.door import plain_door
+from runstream.ingest.gateway.http.framing import MAX_HEAD_BYTES, MAX_HEADERS
+from runstream.schemas.errors import ConfigError, MlflowError
 
 _BACKLOG = 1024
-# Longer than clients and load balancers usually keep idle connections, so that they close them, not we.
-_KEEPALIVE_S = 75.0
 _NEVER_S = 1e9
+# What a gateway adds to a head that it passes on.
+_ADDED_BYTES = 16 << 10
+_ADDED_HEADERS = 16
+_MOST_FILES = 65_536
+_LEAST_FILES = 256
+_MOST_CONNECTIONS = 20_000
+# Files of a process apart from its connections.
+_OWN_FILES = 128
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +79,7 @@ def stop_on_signals() -> asyncio.Event:
 
 
 class Front(Protocol):
-    """A protocol factory that stands before an aiohttp server on every connection."""
+    """A protocol factory that stands before an aiohttp server on every connection, and bounds what each may cost."""
 
     def __call__(self) -> asyncio.Protocol:
         """The protocol for a new connection."""
@@ -78,42 +90,115 @@ class Front(Protocol):
         ...
 
 
+MakeFront = Callable[[web.Server, Callable[[], web.RequestHandler]], Front]
+
+
+class JsonErrors(web.RequestHandler):
+    """aiohttp's protocol; what it refuses by itself, it refuses in MLflow's shape."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """See ``web.RequestHandler``. A sender's mistake is no line in the log."""
+        if status >= 500:
+            _log.error("a request failed", exc_info=exc, extra={"path": request.path})
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun, so nothing else can be said")
+        if isinstance(exc, LineTooLong):
+            status = 431
+        code, said = ("INTERNAL_ERROR", "Internal server error")
+        if status < 500:
+            code, said = "INVALID_PARAMETER_VALUE", f"Bad request: {(message or 'malformed').splitlines()[0]}"
+        body = MlflowError(said, code, status).body()
+        response = web.Response(status=status, body=body, headers={"Content-Type": "application/json"})
+        response.force_close()
+        return response
+
+
 async def serve(
     app: web.Application,
     listener: socket.socket,
     stop: asyncio.Event,
     *,
     drain_s: float,
-    front: Callable[[web.Server], Front] | None = None,
+    front: MakeFront | None = None,
 ) -> None:
     """Serve until ``stop`` is set; then accept nothing new, finish what is under way, and clean up.
 
-    ``front`` receives the maker of aiohttp's protocols and sees to idle connections itself. Requests still
-    unfinished after ``drain_s`` are cancelled.
+    ``front`` receives the aiohttp server and the maker of its protocols; without one, connections have the same bounds
+    and all requests go to the application. Requests still unfinished after ``drain_s`` are cancelled.
     """
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        auto_decompress=False,
-        keepalive_timeout=_KEEPALIVE_S if front is None else _NEVER_S,
-        shutdown_timeout=drain_s,
-    )
+    app.on_response_prepare.append(_without_name)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=drain_s)
     await runner.setup()
     server: asyncio.Server | None = None
     try:
         handlers = runner.server
         assert handlers is not None
-        factory = handlers if front is None else front(handlers)
-        server = await asyncio.get_running_loop().create_server(factory, sock=listener, backlog=_BACKLOG)
+        loop = asyncio.get_running_loop()
+
+        def make() -> web.RequestHandler:
+            # The front sees to idle connections and to whole heads; a role behind the gateway gets a little more.
+            return JsonErrors(
+                handlers,
+                loop=loop,
+                access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to say none
+                auto_decompress=False,
+                keepalive_timeout=_NEVER_S,
+                max_line_size=MAX_HEAD_BYTES + _ADDED_BYTES,
+                max_field_size=MAX_HEAD_BYTES + _ADDED_BYTES,
+                max_headers=MAX_HEADERS + _ADDED_HEADERS,
+            )
+
+        factory = front(handlers, make) if front is not None else plain_door(make, max_connections())
+        server = await loop.create_server(factory, sock=listener, backlog=_BACKLOG)
         await stop.wait()
         server.close()
-        if not isinstance(factory, web.Server):
-            try:
-                async with asyncio.timeout(drain_s):
-                    await factory.drain()
-            except TimeoutError:
-                _log.warning("gave up waiting for requests under way")
+        try:
+            async with asyncio.timeout(drain_s):
+                await factory.drain()
+        except TimeoutError:
+            _log.warning("gave up waiting for requests under way")
     finally:
         if server is not None:
             server.close()
         await runner.cleanup()
+
+
+async def _without_name(_: web.BaseRequest, response: web.StreamResponse) -> None:
+    # Which server this is, and its version, is nobody's business; that of a relayed answer is the other server's word.
+    if response.headers.get("Server") == SERVER_SOFTWARE:
+        del response.headers["Server"]
+
+
+def raise_file_limit() -> int:
+    """Let this process open as many files as it may, and return how many that is.
+
+    The usual limit of 1,024 is there for programs that use ``select``. Raises ``ConfigError`` where there are too few
+    to run.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    files = _MOST_FILES if soft == resource.RLIM_INFINITY else soft
+    if files < _LEAST_FILES:
+        raise ConfigError(
+            f"this process may open {files} files and needs {_LEAST_FILES}; raise the limit (ulimit -n)"
+        )
+    return files
+
+
+def max_connections() -> int:
+    """How many connections this process may hold: each may need one more to a server behind."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = _MOST_FILES if soft == resource.RLIM_INFINITY else soft
+    return min(_MOST_CONNECTIONS, (files - _OWN_FILES) // 2)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from runstream.ingest.gateway.app import GatewayParts, create_gateway
 from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 from runstream.ingest.gateway.config import GatewayConfig
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.process import logs
-from runstream.process.http import serve, stop_on_signals
+from runstream.process.http import max_connections, serve, stop_on_signals
 from runstream.process.prometheus import exposer
 from runstream.roles import wiring
 from runstream.roles.queues import open_producer
@@ -40,7 +42,9 @@ def _config(settings: GatewaySettings) -> GatewayConfig:
         tracking_url=settings.tracking,
         query_url=settings.query,
         internal_token=wiring.token(settings),
-        allowed_hosts=settings.allowed_hosts,
+        allowed_hosts=settings.allowed_hosts or os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS"),
+        cors_allowed_origins=settings.cors_allowed_origins
+        or os.environ.get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),
         static_prefix=settings.static_prefix,
         basic_auth=settings.basic_auth,
         metadata=settings.metadata.get_secret_value() if settings.metadata else None,
@@ -54,6 +58,8 @@ def _config(settings: GatewaySettings) -> GatewayConfig:
             public_endpoint=settings.artifacts_public_endpoint,
         ),
         max_body_bytes=settings.max_body_bytes,
+        max_arriving_bytes=settings.max_arriving_bytes,
+        max_connections=max_connections(),
         linger_ms=settings.linger_ms,
         max_record_bytes=settings.max_record_bytes,
         max_pending_bytes=settings.max_pending_bytes,

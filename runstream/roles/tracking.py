@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runstream.ingest.artifacts.locations import mlflow_destination
+from runstream.ingest.gateway.http.framing import MAX_HEAD_BYTES
 from runstream.schemas.errors import ConfigError
 from runstream.settings import TrackingSettings
+
+# What the gateway takes, and what it adds.
+_HEAD_BYTES = MAX_HEAD_BYTES + (16 << 10)
 
 
 def command(settings: TrackingSettings) -> list[str]:
@@ -34,7 +38,7 @@ def command(settings: TrackingSettings) -> list[str]:
         "1",
         # Longer than the gateway keeps idle connections: the gateway must be the one that closes them.
         "--uvicorn-opts",
-        "--timeout-keep-alive 75 --log-level warning",
+        f"--timeout-keep-alive 75 --log-level warning --h11-max-incomplete-event-size {_HEAD_BYTES}",
     ]
     if settings.allowed_hosts:
         arguments += ["--allowed-hosts", settings.allowed_hosts]

@@ -11,13 +11,18 @@ from typing import Any
 
 import uvloop
 
-from runstream.process.http import inherited_socket, listening_socket
+from runstream.process.http import inherited_socket, listening_socket, raise_file_limit
 from runstream.schemas.errors import ConfigError
 from runstream.settings import GatewaySettings, StorageSettings
 
 
 def run(role: Coroutine[Any, Any, None]) -> None:
-    """Run a role's main coroutine on a loop of its own."""
+    """Run a role's main coroutine on a loop of its own. Raises ``ConfigError`` if it could not open enough files."""
+    try:
+        raise_file_limit()
+    except ConfigError:
+        role.close()
+        raise
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(role)
 

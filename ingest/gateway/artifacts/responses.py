@@ -52,7 +52,8 @@ _TEXT = frozenset(
     )
 )
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+_RANGE_DIGITS = 19
 
 
 def empty() -> web.Response:
@@ -177,6 +178,8 @@ def wanted_range(headers: Mapping[str, str], size: int, etag: str | None) -> tup
     found = _RANGE.fullmatch(header.replace(" ", ""))
     if found is None or not (found[1] or found[2]):
         return None
+    if max(len(found[1]), len(found[2])) > _RANGE_DIGITS:
+        raise MlflowError("Range header: no artifact is that long")
     if not found[1]:
         length = int(found[2])
         if length == 0 or size == 0:

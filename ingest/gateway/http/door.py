@@ -145,3 +145,19 @@ class Door:
         while busy := [connection for connection in self.connections if connection.busy]:
             busy[0].finished = asyncio.get_running_loop().create_future()
             await busy[0].finished
+
+
+class _Uncounted:
+    """A ``Counts`` for servers without routes of whole requests."""
+
+    def request(self, route: str) -> None:
+        pass
+
+    def refused(self, reason: str) -> None:
+        pass
+
+
+def plain_door(make_handler: Callable[[], RequestHandler], connections: int) -> Door:
+    """A door without routes of its own: all requests go to aiohttp, within the bounds."""
+    routes = Routes(_Uncounted(), max_body_bytes=0, retry_after_s=1)
+    return Door(routes, HostRules("*"), make_handler, Bounds(connections=connections))

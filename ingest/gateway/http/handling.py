@@ -28,13 +28,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from runstream.ingest.gateway.http import answers
 from runstream.ingest.gateway.http.decompress import decompress_body
-from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.admission import IDENTITY_HEADERS, Identity
 from runstream.schemas.mlflow.paths import APIS
 
@@ -91,10 +90,22 @@ def identity_of(headers: Mapping[str, str]) -> Identity:
     return tuple((name, headers[key]) for key, name in _IDENTITY if key in headers)
 
 
+class Counts(Protocol):
+    """Where requests are counted."""
+
+    def request(self, route: str) -> None:
+        """A request on a route."""
+        ...
+
+    def refused(self, reason: str) -> None:
+        """A request answered with an error."""
+        ...
+
+
 class Routes:
     """The gateway's own routes of whole requests, by method and path, and what every call of one goes through."""
 
-    def __init__(self, telemetry: GatewayTelemetry, *, max_body_bytes: int, retry_after_s: int) -> None:
+    def __init__(self, telemetry: Counts, *, max_body_bytes: int, retry_after_s: int) -> None:
         self.by_address: dict[tuple[str, str], Route] = {}
         self.max_body_bytes = max_body_bytes
         self._telemetry = telemetry

@@ -3,17 +3,18 @@ routes of whole requests for those that the connection does not take by itself."
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.http import HttpVersion10, HttpVersion11, RawRequestMessage
+from aiohttp.typedefs import Middleware
 from multidict import CIMultiDictProxy
 from yarl import URL
 
 from runstream.ingest.gateway.http import answers
 from runstream.ingest.gateway.http.handling import Outcome, Route, Routes, identity_of
-from runstream.ingest.gateway.http.hosts import HostRules
+from runstream.ingest.gateway.http.hosts import INVALID_HOST, HostRules
 from runstream.ingest.gateway.http.target import read_target
 from runstream.ingest.gateway.writes.admission import IDENTITY_HEADERS
 from runstream.schemas.errors import MlflowError
@@ -60,24 +61,32 @@ def normalise(server: Server) -> None:
     server.request_factory = make_request
 
 
-@web.middleware
-async def refuse_odd(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Refuse, at once and in MLflow's words, what two servers might read in two ways."""
-    fault = _fault_of(request)
-    if fault is not None:
-        return answers.refusal(fault, 1)
-    try:
-        return await handler(request)
-    except web.HTTPException as refused:
-        if refused.status < 400:
-            raise
-        error = MlflowError(refused.reason or "refused", status=refused.status)
-        response = answers.refusal(error, 1)
-        if "Allow" in refused.headers:
-            response.headers["Allow"] = refused.headers["Allow"]
-        return response
+Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def refusing_odd(hosts: HostRules, probes: Collection[str]) -> Middleware:
+    """A middleware that refuses, at once and in MLflow's words, what two servers might read in two ways, and hosts
+    that nobody must serve. ``probes`` are the paths for which ``HostRules.allows_probe`` is the rule."""
+
+    @web.middleware
+    async def refuse_odd(request: web.Request, handler: Handle) -> web.StreamResponse:
+        fault = _fault_of(request)
+        if fault is not None:
+            return answers.refusal(fault, 1)
+        host = request.headers.get("Host", "")
+        if not host or hosts.refuses(host) or (request.path in probes and not hosts.allows_probe(host)):
+            return web.Response(status=403, text=INVALID_HOST)
+        try:
+            return await handler(request)
+        except web.HTTPException as refused:
+            if refused.status < 400:
+                raise
+            response = answers.refusal(MlflowError(refused.reason, status=refused.status), 1)
+            if "Allow" in refused.headers:
+                response.headers["Allow"] = refused.headers["Allow"]
+            return response
+
+    return refuse_odd
 
 
 def _fault_of(request: web.Request) -> MlflowError | None:
@@ -94,7 +103,7 @@ def _fault_of(request: web.Request) -> MlflowError | None:
     if (authority := request.get(_AUTHORITY)) is not None and authority != headers.get("Host"):
         # RFC 9112, section 3.2.2 has the target's host win. One of two that differ is for somebody else.
         return MlflowError("The request's target and its Host header name two hosts")
-    named = {token.strip().lower() for token in headers.get("Connection", "").split(",")}
+    named = {token.strip().lower() for token in ",".join(headers.getall("Connection", ())).split(",")}
     if not named.isdisjoint(_END_TO_END):
         return MlflowError("A Connection header cannot name a header of the request itself")
     if not all(_is_text(value) for value in headers.values()):

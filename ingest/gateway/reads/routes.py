@@ -17,6 +17,7 @@ from aiohttp import web
 from runstream.ingest.gateway.http import answers
 from runstream.ingest.gateway.http.caller import Caller
 from runstream.ingest.gateway.http.hosts import HostRules
+from runstream.ingest.gateway.http.origins import Origins
 from runstream.ingest.gateway.http.server_mode import ModeWatch, ServerMode
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
 from runstream.ingest.gateway.reads import needs
@@ -61,6 +62,7 @@ class ReadRoutes:
         own: Upstream,
         epochs: Epochs,
         hosts: HostRules,
+        origins: Origins,
         telemetry: GatewayTelemetry,
         barrier_timeout_s: float,
         retry_after_s: int,
@@ -73,6 +75,7 @@ class ReadRoutes:
         self._own = own
         self._epochs = epochs
         self._hosts = hosts
+        self._origins = origins
         self._telemetry = telemetry
         self._barrier_timeout_ms = int(barrier_timeout_s * 1000)
         self._retry_after_s = retry_after_s
@@ -88,7 +91,8 @@ class ReadRoutes:
                 add("GET", f"{prefix}{api}/metrics/{history}", self.history)
             add("POST", f"{prefix}{api}/runs/search", self.fresh)
         add("GET", f"{prefix}/ajax-api/2.0/mlflow/metrics/get-history-bulk", self.history)
-        add("POST", f"{prefix}/graphql", self.fresh)
+        for method in ("GET", "POST"):
+            add(method, f"{prefix}/graphql", self.fresh)
         for base in {"", prefix}:
             own = functools.partial(self.own, mounted_at=base)
             for route in ("metrics", "runs", "live", "sql", "openapi.json", "page"):
@@ -108,7 +112,10 @@ class ReadRoutes:
     async def own(self, request: web.Request, *, mounted_at: str = "") -> web.StreamResponse:
         """A route of the query service, for callers that MLflow's host and origin rules let in. ``mounted_at`` is
         what stands before its path here."""
-        if not self._hosts.allows(request.headers.get("Host", "")) or _is_foreign(request):
+        asked_before = self._origins.preflight(request)
+        if asked_before is not None and self._hosts.allows(request.headers.get("Host", "")):
+            return asked_before
+        if not self._hosts.allows(request.headers.get("Host", "")) or not self._origins.lets_in(request):
             return answers.refusal(
                 MlflowError("Cross-origin request blocked", "PERMISSION_DENIED", 403), self._retry_after_s
             )
@@ -162,6 +169,7 @@ class ReadRoutes:
                 begin_timeout_s=_READ_BEGINS_WITHIN_S,
                 mounted_at=mounted_at,
                 reads_only=True,
+                extra_headers=self._origins.headers(request),
             )
         except UpstreamUnavailableError as error:
             self._telemetry.refused("query_away")
@@ -232,9 +240,3 @@ class ReadRoutes:
         except UpstreamUnavailableError as error:
             self._telemetry.refused("tracking_away")
             return answers.refusal(error, self._retry_after_s)
-
-
-def _is_foreign(request: web.Request) -> bool:
-    """Whether a page of another origin sent this; pages served from here name our own host as their origin."""
-    origin = request.headers.get("Origin")
-    return origin is not None and origin.split("://", 1)[-1] != request.headers.get("Host")
