@@ -107,8 +107,8 @@ class ArtifactRoutes:
         for base in {f"{one}{api}" for api in ARTIFACTS_APIS for one in ("", prefix)}:
             add = app.router.add_route
             add("GET", f"{base}/artifacts", self.guarded("list", self._list, subject="directory"))
-            add("GET", f"{base}/artifacts/{{path:.*}}", self.guarded("download", self._download))
-            add("HEAD", f"{base}/artifacts/{{path:.*}}", self.guarded("download", self._download))
+            add("GET", f"{base}/artifacts/{{path:.+}}", self.guarded("download", self._download))
+            add("HEAD", f"{base}/artifacts/{{path:.+}}", self.guarded("download", self._download))
             put = self.guarded("upload", self._upload, pass_on=self._pass_upload)
             delete = self.guarded("delete", self._delete, pass_on=self._pass_delete, relayed_to_users=True)
             create = self.guarded("parts", self._create_parts, pass_on=self._pass_parts)
