@@ -33,6 +33,9 @@ check: install ## lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy tests benchmarks
+	@if command -v npx >/dev/null; then cd query/page && npm run --silent check && npm test --silent; \
+		elif [ -n "$$CI" ]; then echo "npx is missing: the page is not checked"; exit 1; \
+		else echo "npx is missing: the page's modules are not checked"; fi
 
 test: install system check ## install, lint, check types, run the tests that guard every promise (what CI runs)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 -m "not slow_suite" $(ARGS)

@@ -103,6 +103,7 @@ export class Chart {
     if (from === null || !this._overview) return;
     // A little more on each side, or the lines would end before the edges.
     const margin = (to - from) / 20;
+    /** @type {[number, number]} */
     const range = [from - margin, to + margin];
     const next = new Points(this._limit, (step, time, runId) => {
       const at = this._place(x, step, time, this._start(runId));

@@ -135,10 +135,10 @@ export function globPattern(glob) {
     else if (mark === "?") out += ".";
     else if (mark === "[") {
       const negated = glob[at + 1] === "!";
-      const end = glob.indexOf("]", at + 2 + negated);
+      const end = glob.indexOf("]", at + 2 + Number(negated));
       if (end < 0) out += "\\[";
       else {
-        const members = glob.slice(at + 1 + negated, end).replace(/[\\\]^]/g, "\\$&");
+        const members = glob.slice(at + 1 + Number(negated), end).replace(/[\\\]^]/g, "\\$&");
         out += `[${negated ? "^" : ""}${members}]`;
         at = end;
       }

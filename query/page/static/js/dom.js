@@ -14,7 +14,10 @@ export function el(name, properties = {}, ...children) {
   return element;
 }
 
-/** The element with this id. */
+/**
+ * The element with this id.
+ * @returns {any}
+ */
 export const byId = (id) => document.getElementById(id);
 
 /** `call` once things have been quiet for `ms`. */

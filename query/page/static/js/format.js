@@ -14,7 +14,7 @@ export function value(number) {
     .replace(/(\.\d*?)0+(?=e|$)/, "$1")
     .replace(/\.(?=e|$)/, "")
     .replace("e+", "e")
-    .replace("-", "−");
+    .replaceAll("-", "−");
 }
 
 /** A value at an axis. */
@@ -26,10 +26,10 @@ export function tick(number) {
       .toExponential(2)
       .replace(/\.?0+e/, "e")
       .replace("e+", "e")
-      .replace("-", "−");
+      .replaceAll("-", "−");
   }
-  if (size >= 1e4) return COMPACT.format(number).replace("-", "−");
-  return String(Number(number.toPrecision(6))).replace("-", "−");
+  if (size >= 1e4) return COMPACT.format(number).replaceAll("-", "−");
+  return String(Number(number.toPrecision(6))).replaceAll("-", "−");
 }
 
 /** Seconds as a duration: 0.5 s, 90 s, 12m 30s, 3h 20m, 2d 4h. */

@@ -385,5 +385,7 @@ class Page {
   }
 }
 
-window.runstreamPage = new Page();
-window.runstreamPage.start();
+const page = new Page();
+// For whoever looks at the page from a console, or a test.
+Object.assign(window, { runstreamPage: page });
+page.start();

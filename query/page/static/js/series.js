@@ -48,7 +48,11 @@ class Series {
 
 /** A metric's points of several runs. While they are being asked for, live points wait, and come in after them. */
 export class Points {
-  /** `limit` points a run; `within(step, time, runId)` says which live points belong here. */
+  /**
+   * `limit` points a run; `within(step, time, runId)` says which live points belong here.
+   * @param {number} limit
+   * @param {(step: number, time: number, runId: string) => boolean} within
+   */
   constructor(limit, within = () => true) {
     this.limit = limit;
     this.loaded = false;

@@ -1,6 +1,8 @@
 /** Questions to the server, MLflow's and Runstream's. They wait for a server that is away, and say so. */
 
-export const PREFIX = document.querySelector('meta[name="static-prefix"]').content;
+export const PREFIX = /** @type {HTMLMetaElement} */ (
+  document.querySelector('meta[name="static-prefix"]')
+).content;
 const MLFLOW = `${PREFIX}/ajax-api/2.0/mlflow`;
 const OWN = `${PREFIX}/api/1.0/runstream`;
 const AWAY = new Set([429, 502, 503, 504]);
@@ -10,7 +12,11 @@ const LONGEST_WAIT_MS = 8_000;
 export class Refused extends Error {}
 
 /** Told `true` when the server is away and `false` when it is back. */
-export const away = { listener: () => {}, count: 0 };
+export const away = {
+  /** @type {(away: boolean) => void} */
+  listener: () => {},
+  count: 0,
+};
 
 function tellAway(change) {
   const before = away.count;
@@ -18,6 +24,10 @@ function tellAway(change) {
   if ((before === 0) !== (away.count === 0)) away.listener(away.count > 0);
 }
 
+/**
+ * @param {string} path
+ * @param {{body?: object, signal?: AbortSignal}} options
+ */
 async function ask(path, { body, signal } = {}) {
   const options = { signal, headers: { Accept: "application/json" } };
   if (body !== undefined) {
@@ -74,7 +84,12 @@ export async function experiments() {
   return found;
 }
 
-/** Runs of experiments, the newest first, and the token of the next page. `filter` is MLflow's search syntax. */
+/**
+ * Runs of experiments, the newest first, and the token of the next page. `filter` is MLflow's search syntax.
+ * @param {string[]} experimentIds
+ * @param {string} filter
+ * @param {{signal?: AbortSignal, token?: string, limit?: number}} options
+ */
 export async function searchRuns(experimentIds, filter, { signal, token, limit = 100 } = {}) {
   const body = {
     experiment_ids: experimentIds,

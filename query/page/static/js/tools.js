@@ -15,12 +15,16 @@ export function showLive(open) {
   live.textContent = open ? "Live" : "Reconnecting …";
 }
 
+function tick(selector) {
+  /** @type {HTMLInputElement} */ (document.querySelector(selector)).checked = true;
+}
+
 /** Show a state in the tools. */
 export function showTools({ smooth, x, log, bands, from }) {
   byId("smooth").value = smooth;
   byId("smooth-value").textContent = smooth ? smooth.toFixed(2) : "off";
-  document.querySelector(`input[name="x"][value="${x}"]`).checked = true;
-  document.querySelector(`input[name="y"][value="${log ? "log" : "linear"}"]`).checked = true;
+  tick(`input[name="x"][value="${x}"]`);
+  tick(`input[name="y"][value="${log ? "log" : "linear"}"]`);
   byId("bands").value = bands;
   byId("bands").disabled = x !== "step";
   byId("bands").title = x === "step" ? "" : "Bands go by step";
