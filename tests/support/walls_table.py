@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import quote
 
 API = "/api/1.0/runstream"
 APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
@@ -75,6 +76,7 @@ def _runs() -> Iterator[Probe]:
             yield _of("POST", f"{api}/{change}", kind="delete", body={"experiment_id": "{experiment}"})
     asked = 'query { mlflowGetRun(input: {runId: "{run}"}) { run { data { metrics { key value } } } } }'
     yield _of("POST", "/graphql", body={"query": asked})
+    yield _of("GET", "/graphql", "query=" + quote(asked).replace(quote("{run}"), "{run}"))
     fields = "{ metrics { value } }"
     asked = (
         'query { mlflowGetMetricHistoryBulkInterval(input: {runIds: ["{run}"], metricKey: "loss"}) '
