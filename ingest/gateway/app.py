@@ -166,6 +166,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     reads.add_to(app, prefix)
 
     async def life(_: web.Application) -> AsyncIterator[None]:
+        await aside.start()
         gauges = asyncio.create_task(keep_running("gauges", lambda: _keep_gauges(parts, batcher)))
         watching = asyncio.create_task(keep_running("mode of the MLflow server", server.watch))
         if plane is not None:

@@ -1,7 +1,7 @@
 """Understands large and odd bodies in a process beside, so that no other request waits for them.
 
-A thread would not do: a JSON reader keeps Python's lock for as long as it reads. The process starts with the first
-such body, reads one at a time, and ends when there has been none for a while; in memory and time it is bounded.
+A thread would not do: a JSON reader keeps Python's lock for as long as it reads. The process starts with the gateway,
+because to start one holds everything up as well, and reads one body at a time; in memory and time it is bounded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ _MODULE = "runstream.ingest.gateway.writes.aside_main"
 _SLICE_BYTES = 64 << 10
 _MAX_WAITING_BYTES = 64 << 20
 _DEADLINE_S = 20.0
-_IDLE_S = 60.0
 
 
 class Aside:
@@ -30,8 +29,11 @@ class Aside:
         self._lock = asyncio.Lock()
         self._waiting_bytes = 0
         self._process: Process | None = None
-        self._idle: asyncio.TimerHandle | None = None
         self._replies = msgspec.msgpack.Decoder(Reply)
+
+    async def start(self) -> None:
+        """Start the process; one that has ended is started again with the next body."""
+        await self._started()
 
     async def parse(self, route: str, body: bytes, content_type: str | None) -> LogRequest:
         """What ``parse.PARSERS[route]`` makes of a body; raises ``MlflowError`` as it does, with status 429 if too
@@ -62,8 +64,6 @@ class Aside:
         )
 
     async def _ask(self, question: Question, body: bytes) -> Reply:
-        if self._idle is not None:
-            self._idle.cancel()
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 process = await self._started()
@@ -77,12 +77,11 @@ class Aside:
                 length = await process.stdout.readexactly(LENGTH_BYTES)
                 data = await process.stdout.readexactly(int.from_bytes(length, "big"))
         except (OSError, EOFError, TimeoutError) as error:
-            self._end(kill=True)
+            self._end()
             raise MlflowError("The request takes too much to read", status=413) from error
         except BaseException:
-            self._end(kill=True)  # its answer would be taken for that of the next
+            self._end()  # its answer would be taken for that of the next
             raise
-        self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self._end)
         return self._replies.decode(data)
 
     async def _started(self) -> Process:
@@ -92,20 +91,14 @@ class Aside:
             )
         return self._process
 
-    def _end(self, *, kill: bool = False) -> None:
+    def _end(self) -> None:
         process, self._process = self._process, None
-        if process is None or process.returncode is not None:
-            return
-        if kill:
+        if process is not None and process.returncode is None:
             process.kill()
-        elif process.stdin is not None:
-            process.stdin.close()
 
     async def close(self) -> None:
         """End the process, and wait for its end."""
-        if self._idle is not None:
-            self._idle.cancel()
         process = self._process
-        self._end(kill=True)
+        self._end()
         if process is not None:
             await process.wait()
