@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runstream.schemas.errors import ConfigError
 
 _MIB = 1 << 20
 _GIB = 1 << 30
+_KAFKA_RECORD_BYTES = 6 * _MIB
+MIN_QUEUE_BYTES = _MIB
 
 QUEUE_SCHEMES = ("local", "kafka")
 CLICKHOUSE_SCHEMES = ("chdb", "http", "https")
@@ -70,7 +72,11 @@ class QueueSettings(_Environment):
     """Where records are queued, for every role that appends or consumes."""
 
     queue: str = Field("local://runstream-data/log", description="local://PATH or kafka://host:9092,…")
-    queue_max_bytes: int = Field(8 * _GIB, ge=_MIB, description="unconsumed bytes after which writes get 503")
+    queue_max_bytes: int = Field(
+        8 * _GIB,
+        ge=MIN_QUEUE_BYTES,
+        description="unconsumed bytes of the local log after which writes get 503, over all gateways of `serve`",
+    )
     kafka_partitions: int = Field(12, ge=1, description="partitions of the metrics topic")
     kafka_replication: int = Field(3, ge=1, description="replicas of each partition")
     kafka_min_insync: int = Field(
@@ -178,6 +184,14 @@ class GatewaySettings(_Role, _Listen, QueueSettings, _Artifacts):
     barrier_timeout_s: float = Field(10, ge=0, description="how long a read waits for earlier writes")
     drain_timeout_s: float = Field(10, ge=0, description="how long a stopping gateway finishes requests")
 
+    @field_validator("max_record_bytes")
+    @classmethod
+    def _fits_kafka(cls, value: int, info: ValidationInfo) -> int:
+        # A record is closed by the request that reaches the size, so it can be a request's points larger.
+        if str(info.data.get("queue", "")).startswith("kafka:") and value > _KAFKA_RECORD_BYTES:
+            raise ValueError(f"must be at most {_KAFKA_RECORD_BYTES}: the topic takes records of up to 8 MiB")
+        return value
+
 
 class StorageSettings(_Role, _Listen, QueueSettings, _ClickHouse, _Metadata):
     """``runstream writer``, ``runstream query``, and both in one process."""
@@ -198,6 +212,7 @@ class TrackingSettings(_Role, _Metadata, _Artifacts):
 
     host: str = "127.0.0.1"
     port: int = Field(5001, ge=0, le=65535)
+    fd: int | None = Field(None, description="an inherited listening socket, instead of host and port")
     gateway: str = Field(
         "http://127.0.0.1:5000", description="URL of the gateway, for points logged on the server"
     )

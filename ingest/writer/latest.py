@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from runstream.ingest.writer.latest_portable import PortableUpsert
 from runstream.ingest.writer.newest import LatestRows
 from runstream.schemas.errors import ConfigError, RunstreamError
 
@@ -46,7 +45,7 @@ class LatestValues(Protocol):
 
 
 def open_latest(uri: str) -> LatestValues:
-    """For MLflow's backend store URI. Connects at the first upsert. Raises ``ConfigError`` for a bad URI."""
+    """For MLflow's backend store URI: SQLite or PostgreSQL. Connects at the first upsert. Raises ``ConfigError``."""
     try:
         url = sa.make_url(uri)
         dialect = url.get_backend_name()
@@ -60,7 +59,8 @@ def open_latest(uri: str) -> LatestValues:
         return _EngineLatestValues(engine, SqliteUpsert(engine))
     if dialect == "postgresql":
         return _EngineLatestValues(engine, PostgresUpsert())
-    return _EngineLatestValues(engine, PortableUpsert())
+    engine.dispose()
+    raise ConfigError(f"the metadata database must be SQLite or PostgreSQL, not {dialect}")
 
 
 class Upsert(Protocol):

@@ -194,6 +194,7 @@ def storage(**flags: Any) -> None:
 @main.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on.  [default: 5001]")
+@click.option("--fd", type=int, hidden=True, help="An inherited listening socket.")
 def tracking(**flags: Any) -> None:
     """Run the MLflow server, with Runstream as its store of metrics."""
     die_with_parent()

@@ -28,7 +28,11 @@ async def _gateway(settings: GatewaySettings) -> None:
     listener = wiring.listener(settings)
     parts = GatewayParts(
         config=config,
-        producer=await open_producer(settings),
+        producer=await open_producer(
+            settings,
+            append_timeout_s=settings.append_timeout_s,
+            max_pending_bytes=settings.max_pending_bytes,
+        ),
         telemetry=GatewayTelemetry(),
         expose=exposer(),
         epochs_path=settings.run_dir / "epochs" if settings.run_dir else None,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _HOUR_MS = 3_600_000
 _SEGMENT_BYTES = 64 << 20
+_APPEND_TIMEOUT_S = 15.0
+_MAX_PENDING_BYTES = 128 << 20
 
 
 def is_local(settings: QueueSettings) -> bool:
@@ -30,7 +32,12 @@ def local_path(url: str) -> str:
     return path
 
 
-def kafka_settings(settings: QueueSettings) -> KafkaSettings:
+def kafka_settings(
+    settings: QueueSettings,
+    *,
+    append_timeout_s: float = _APPEND_TIMEOUT_S,
+    max_pending_bytes: int = _MAX_PENDING_BYTES,
+) -> KafkaSettings:
     """What the Kafka queue needs. Raises ``ConfigError``."""
     from runstream.ingest.queue.kafka import KafkaSettings
 
@@ -54,18 +61,27 @@ def kafka_settings(settings: QueueSettings) -> KafkaSettings:
         session_timeout_ms=settings.kafka_session_timeout_ms,
         # A third of the session is Kafka's own advice; a second is often enough to notice a rebalance.
         heartbeat_interval_ms=min(1_000, settings.kafka_session_timeout_ms // 3),
-        max_pending_bytes=min(settings.queue_max_bytes, 64 << 20),
+        max_pending_bytes=min(settings.queue_max_bytes, max_pending_bytes),
+        append_timeout_ms=round(append_timeout_s * 1000),
     )
 
 
-async def open_producer(settings: QueueSettings) -> Producer:
-    """A producer that has started. Raises ``ConfigError`` or ``QueueUnavailableError``."""
+async def open_producer(
+    settings: QueueSettings,
+    *,
+    append_timeout_s: float = _APPEND_TIMEOUT_S,
+    max_pending_bytes: int = _MAX_PENDING_BYTES,
+) -> Producer:
+    """A producer that has started, which refuses an append that is not durable in time, and more bytes on their way
+    than it may hold. Raises ``ConfigError`` or ``QueueUnavailableError``."""
     if is_local(settings):
         from runstream.ingest.queue.local import LocalLogProducer
 
         local = LocalLogProducer(
             local_path(settings.queue),
             max_bytes=settings.queue_max_bytes,
+            max_pending_bytes=max_pending_bytes,
+            deadline_s=append_timeout_s,
             # Consumed records leave the disk by whole segments, so these have to be small beside the bound.
             segment_bytes=min(_SEGMENT_BYTES, settings.queue_max_bytes // 8),
         )
@@ -73,7 +89,9 @@ async def open_producer(settings: QueueSettings) -> Producer:
         return local
     from runstream.ingest.queue.kafka import KafkaProducerQueue
 
-    kafka = KafkaProducerQueue(kafka_settings(settings))
+    kafka = KafkaProducerQueue(
+        kafka_settings(settings, append_timeout_s=append_timeout_s, max_pending_bytes=max_pending_bytes)
+    )
     await kafka.start()
     return kafka
 

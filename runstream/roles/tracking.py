@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.util
 import os
 import signal
@@ -38,7 +39,8 @@ def command(settings: TrackingSettings) -> list[str]:
         "1",
         # Longer than the gateway keeps idle connections: the gateway must be the one that closes them.
         "--uvicorn-opts",
-        f"--timeout-keep-alive 75 --log-level warning --h11-max-incomplete-event-size {_HEAD_BYTES}",
+        f"--timeout-keep-alive 75 --log-level warning --h11-max-incomplete-event-size {_HEAD_BYTES}"
+        + (f" --fd {settings.fd}" if settings.fd is not None else ""),
     ]
     if settings.allowed_hosts:
         arguments += ["--allowed-hosts", settings.allowed_hosts]
@@ -69,9 +71,19 @@ def environment(settings: TrackingSettings) -> dict[str, str]:
     }
 
 
-def prepare_sqlite(metadata: str) -> None:
+def sqlite_file(metadata: str) -> Path | None:
+    """The file of an SQLAlchemy URL that names an SQLite database; ``None`` for another. Raises ``ConfigError``."""
+    import sqlalchemy
+
+    try:
+        url = sqlalchemy.make_url(metadata)
+    except sqlalchemy.exc.ArgumentError as error:
+        raise ConfigError("RUNSTREAM_METADATA is not a database's URL") from error
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def prepare_sqlite(path: Path) -> None:
     """Switch a SQLite database to write-ahead logging, where readers and the writer do not block each other."""
-    path = Path(metadata.removeprefix("sqlite:///"))
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # SQLite gives the files beside it the same rights; a file that is there keeps its own.
@@ -89,8 +101,9 @@ def prepare_metadata(metadata: str) -> None:
     from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine_with_retry
     from mlflow.store.tracking.dbmodels.initial_models import Base
 
-    if metadata.startswith("sqlite:///"):
-        prepare_sqlite(metadata)
+    file = sqlite_file(metadata)
+    if file is not None:
+        prepare_sqlite(file)
     try:
         engine = create_sqlalchemy_engine_with_retry(metadata)
         if not sqlalchemy.inspect(engine).has_table("experiments"):
@@ -105,7 +118,8 @@ def metadata_revisions_at(metadata: str) -> tuple[str | None, str]:
     """``metadata_revisions`` of a database, which is not made if it is missing. Raises ``ConfigError``."""
     import sqlalchemy
 
-    if metadata.startswith("sqlite:///") and not Path(metadata.removeprefix("sqlite:///")).exists():
+    file = sqlite_file(metadata)
+    if file is not None and not file.exists():
         return metadata_revisions(None)
     try:
         engine = sqlalchemy.create_engine(metadata)
@@ -170,9 +184,9 @@ def run(settings: TrackingSettings) -> None:
         raise ConfigError("RUNSTREAM_INTERNAL_TOKEN is not set; give every role the same secret")
     if settings.basic_auth:
         check_basic_auth()
-    metadata = settings.metadata.get_secret_value()
-    if metadata.startswith("sqlite:///"):
-        prepare_sqlite(metadata)
+    file = sqlite_file(settings.metadata.get_secret_value())
+    if file is not None:
+        prepare_sqlite(file)
     os.environ.update(environment(settings))
     # MLflow's to mend; it would be the first thing that everybody reads.
     warnings.filterwarnings("ignore", message="starlette.middleware.wsgi is deprecated")
@@ -194,6 +208,38 @@ def check_basic_auth() -> None:
         raise ConfigError(
             "RUNSTREAM_BASIC_AUTH needs MLFLOW_FLASK_SERVER_SECRET_KEY, a secret that is the same for every replica"
         )
+    if not _admin_password() and not _has_users():
+        raise ConfigError(
+            "RUNSTREAM_BASIC_AUTH needs a password for MLflow's first user, the administrator: set"
+            " MLFLOW_AUTH_ADMIN_PASSWORD, or admin_password in the file that MLFLOW_AUTH_CONFIG_PATH names"
+        )
+
+
+def _auth_setting(name: str) -> str | None:
+    """From MLflow's own file of its ``basic-auth``; read here, for MLflow's reader imports the whole server."""
+    mlflow = importlib.util.find_spec("mlflow")
+    assert mlflow is not None
+    assert mlflow.origin is not None
+    shipped = Path(mlflow.origin).parent / "server" / "auth" / "basic_auth.ini"
+    config = configparser.ConfigParser()
+    try:
+        config.read(os.environ.get("MLFLOW_AUTH_CONFIG_PATH") or shipped)
+    except configparser.Error as error:
+        raise ConfigError(f"MLFLOW_AUTH_CONFIG_PATH: {' '.join(str(error).split())}") from error
+    return config.get("mlflow", name, fallback=None)
+
+
+def _admin_password() -> str | None:
+    # MLflow's order (mlflow/server/auth/config.py): a variable that is set wins, also when it is empty.
+    return os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD", _auth_setting("admin_password"))
+
+
+def _has_users() -> bool:
+    """Whether MLflow's users may be there already: its password is for the first start alone. A database that is no
+    file is left to MLflow, which says so itself."""
+    url = _auth_setting("database_uri")
+    file = sqlite_file(url) if url else None
+    return file is None or file.exists()
 
 
 def _become(arguments: Sequence[str], extra_env: Mapping[str, str] | None = None, **_: Any) -> NoReturn:

@@ -9,6 +9,7 @@ import shutil
 import stat
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 from runstream.schemas.errors import ConfigError
 
@@ -28,12 +29,45 @@ class DataDir:
         self.run = self.root / "run"
         self._lock: int | None = None
 
+    # The settings that lead to these places. A path may hold any character, and a URL may not, so this is the one
+    # place that makes them.
+
+    @property
+    def queue_url(self) -> str:
+        """``RUNSTREAM_QUEUE``."""
+        return f"local://{quote(str(self.log))}"
+
+    @property
+    def clickhouse_url(self) -> str:
+        """``RUNSTREAM_CLICKHOUSE``."""
+        return f"chdb://{quote(str(self.clickhouse))}"
+
+    @property
+    def metadata_url(self) -> str:
+        """``RUNSTREAM_METADATA``."""
+        from sqlalchemy import make_url
+
+        # As little quoted as SQLAlchemy allows: MLflow makes the folder above what follows the slashes, unquoted.
+        plain = f"sqlite:///{self.metadata}"
+        return plain if make_url(plain).database == str(self.metadata) else plain.replace("%", "%25")
+
+    @property
+    def artifacts_url(self) -> str:
+        """``RUNSTREAM_ARTIFACTS``."""
+        return self.artifacts.as_uri()
+
     def claim(self, *, wait_s: float = 5.0) -> None:
         """Make the folder and lock it; the lock ends with this process, however it ends.
 
         Waits a little for a server that is just going away. Raises ``ConfigError`` if the folder cannot be
         written or belongs to a server that runs.
         """
+        if "?" in str(self.root):
+            # chDB itself takes what follows for its settings, and offers no way to write it otherwise.
+            raise ConfigError(
+                f"the data folder {self.root} has a question mark in its path, which chDB cannot open;"
+                " choose another with --data-dir"
+            )
         try:
             self.root.parent.mkdir(parents=True, exist_ok=True)
             for folder in (self.root, self.log, self.clickhouse, self.artifacts):

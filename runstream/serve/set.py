@@ -17,6 +17,7 @@ from runstream.process.http import listening_socket, stop_on_signals
 from runstream.process.prometheus import forget_process
 from runstream.serve.data_dir import DataDir
 from runstream.serve.supervisor import Job, Supervisor
+from runstream.settings import MIN_QUEUE_BYTES, QueueSettings, load
 
 _POLL_S = 0.1
 _STOP_TIMEOUT_S = 45.0
@@ -48,37 +49,44 @@ async def serve(options: ServeOptions) -> None:
     data.claim()
     data.clear_run()
     front = [listening_socket(options.host, port, reuse_port=True) for _ in range(options.workers)]
+    # Their ports are taken now and handed over, so that nobody else can come between, however often they restart.
     storage = listening_socket("127.0.0.1", 0, reuse_port=False)
+    tracking = listening_socket("127.0.0.1", 0, reuse_port=False)
     url = f"http://{_in_url(options.host)}:{port}"
-    jobs = _jobs(options, data, front, storage, port)
+    jobs = _jobs(options, data, front, storage, tracking, port)
     supervisor = Supervisor(
         jobs, stop_timeout_s=_STOP_TIMEOUT_S, on_exit=lambda pid: forget_process(pid, data.run)
     )
-    announcing = asyncio.create_task(_announce(url, options, stop))
+    announcing = asyncio.create_task(_announce(url, options, stop, supervisor.ready))
     try:
         await supervisor.run(stop)
     finally:
         announcing.cancel()
         data.release()
-        for listener in (*front, storage):
+        for listener in (*front, storage, tracking):
             listener.close()
 
 
 def _jobs(
-    options: ServeOptions, data: DataDir, front: list[socket.socket], storage: socket.socket, port: int
+    options: ServeOptions,
+    data: DataDir,
+    front: list[socket.socket],
+    storage: socket.socket,
+    tracking: socket.socket,
+    port: int,
 ) -> list[Job]:
     query_url = f"http://127.0.0.1:{storage.getsockname()[1]}"
-    tracking_port = _free_port()
+    tracking_port = tracking.getsockname()[1]
     # Requests that the gateway sends to itself or to its siblings; 0.0.0.0 is not an address to call.
     gateway_url = f"http://{_in_url(_callable(options.host))}:{port}"
     common = {
         "RUNSTREAM_INTERNAL_TOKEN": secrets.token_urlsafe(32),
         "RUNSTREAM_RUN_DIR": str(data.run),
-        "RUNSTREAM_QUEUE": f"local://{data.log}",
-        "RUNSTREAM_CLICKHOUSE": f"chdb://{data.clickhouse}",
+        "RUNSTREAM_QUEUE": data.queue_url,
+        "RUNSTREAM_CLICKHOUSE": data.clickhouse_url,
         # The two parts that may be elsewhere: everything else of the embedded set shares the folder.
-        "RUNSTREAM_METADATA": os.environ.get("RUNSTREAM_METADATA") or f"sqlite:///{data.metadata}",
-        "RUNSTREAM_ARTIFACTS": os.environ.get("RUNSTREAM_ARTIFACTS") or data.artifacts.as_uri(),
+        "RUNSTREAM_METADATA": os.environ.get("RUNSTREAM_METADATA") or data.metadata_url,
+        "RUNSTREAM_ARTIFACTS": os.environ.get("RUNSTREAM_ARTIFACTS") or data.artifacts_url,
         "RUNSTREAM_TRACKING": f"http://127.0.0.1:{tracking_port}",
         "RUNSTREAM_QUERY": query_url,
         "RUNSTREAM_GATEWAY": gateway_url,
@@ -86,7 +94,8 @@ def _jobs(
         # Only the gateways, which inherit their listeners, are for others.
         "RUNSTREAM_HOST": "127.0.0.1",
     }
-    run = [sys.executable, "-m", "runstream"]
+    # -P: a file of the folder where the user happens to be must not pass for a module of ours or of MLflow's.
+    run = [sys.executable, "-P", "-m", "runstream"]
     jobs = [
         Job(
             "storage",
@@ -95,13 +104,21 @@ def _jobs(
             descriptors=[storage.fileno()],
             stop_rank=1,
         ),
-        Job("tracking", [*run, "tracking", "--port", str(tracking_port)], common, stop_rank=2),
+        Job(
+            "tracking",
+            [*run, "tracking", "--port", str(tracking_port), "--fd", str(tracking.fileno())],
+            common,
+            descriptors=[tracking.fileno()],
+            stop_rank=2,
+        ),
     ]
+    # Each gateway bounds its own stream of the log, and the setting is for all of it.
+    each_max_bytes = max(MIN_QUEUE_BYTES, load(QueueSettings).queue_max_bytes // options.workers)
     jobs += [
         Job(
             f"gateway-{number}",
             [*run, "gateway", "--fd", str(listener.fileno())],
-            common,
+            {**common, "RUNSTREAM_QUEUE_MAX_BYTES": str(each_max_bytes)},
             descriptors=[listener.fileno()],
         )
         for number, listener in enumerate(front)
@@ -109,7 +126,7 @@ def _jobs(
     return jobs
 
 
-async def _announce(url: str, options: ServeOptions, stop: asyncio.Event) -> None:
+async def _announce(url: str, options: ServeOptions, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     local = url.replace(_in_url(options.host), _in_url(_callable(options.host)), 1)
     # Each try is a new connection, and connections spread over the workers: all of them have to answer.
     needed = 1 if options.workers == 1 else 4 * options.workers
@@ -119,6 +136,7 @@ async def _announce(url: str, options: ServeOptions, stop: asyncio.Event) -> Non
         if not seen:
             await asyncio.sleep(_POLL_S)
     if not stop.is_set():
+        ready()
         options.announce(f"runstream ready at {url}")
 
 
@@ -128,12 +146,6 @@ def _answers(url: str) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _callable(host: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runstream.schemas.errors import ConfigError
+from runstream.serve.child_output import Output
 from runstream.serve.lifeline import PARENT_VARIABLE
 
 _log = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ EXIT_CONFIG = 78
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 5.0
 _HEALTHY_AFTER_S = 20.0
+# A job that ends so often before everything has worked once never will.
+_DEATHS_BEFORE_READY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,13 @@ class Job:
 
 
 class Supervisor:
-    """Runs jobs until ``stop`` is called or one of them can never work.
+    """Runs jobs until ``stop`` is set or one of them can never work.
 
-    Standard output and error of the children are this process's own. ``on_exit`` is told the process id of
-    every child that has ended.
+    Until ``ready`` is called, once everything has answered, a job that says so (status 78) or ends four times
+    can never work. After that whatever ends is started again for ever: what worked can work again.
+
+    Standard output of the children is this process's own; what they write to standard error is passed on to it.
+    ``on_exit`` is told the process id of every child that has ended; it may block, and runs in a thread.
     """
 
     def __init__(
@@ -51,100 +57,127 @@ class Supervisor:
         self._jobs = jobs
         self._stop_timeout_s = stop_timeout_s
         self._on_exit = on_exit
-        self._children: dict[str, asyncio.subprocess.Process] = {}
-        self._stopping = False
-        self.failed = asyncio.Event()
+        self._ready = False
+        # Set once all is being stopped, and, per rank, once it is that rank's turn.
+        self._stopping = asyncio.Event()
+        self._turns = {job.stop_rank: asyncio.Event() for job in jobs}
+        self._deadline = float("inf")
+        self._failure: str | None = None
+        self._failed = asyncio.Event()
         self.restarts = 0
+
+    def ready(self) -> None:
+        """Everything has answered: from now on nothing that ends is a reason to give up."""
+        self._ready = True
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep every job running until ``stop`` is set; then stop all, within the one deadline.
 
-        Raises ``ConfigError`` when a job says that it cannot work as configured.
+        Raises ``ConfigError`` with the last line of a job that can never work.
         """
-        keepers = [asyncio.create_task(self._keep(job)) for job in self._jobs]
-        stopped = asyncio.create_task(stop.wait())
-        failed = asyncio.create_task(self.failed.wait())
+        keepers = [(job.stop_rank, asyncio.create_task(self._keep(job))) for job in self._jobs]
+        ends = [asyncio.create_task(event.wait()) for event in (stop, self._failed)]
         try:
-            await asyncio.wait((stopped, failed, *keepers), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                (*ends, *(keeper for _, keeper in keepers)), return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
-            self._stopping = True
-            stopped.cancel()
-            failed.cancel()
-            await self._stop_all()
-            for keeper in keepers:
-                keeper.cancel()
-            await asyncio.gather(*keepers, return_exceptions=True)
-        for keeper in keepers:
-            if not keeper.cancelled() and (error := keeper.exception()) is not None:
+            for end in ends:
+                end.cancel()
+            await self._stop_all(keepers)
+        for _, keeper in keepers:
+            if (error := keeper.exception()) is not None:
                 raise error
-        if self.failed.is_set():
-            raise ConfigError("a part could not start; its own message is above")
+        if self._failure is not None:
+            raise ConfigError(self._failure)
+
+    async def _stop_all(self, keepers: Sequence[tuple[int, asyncio.Task[None]]]) -> None:
+        self._deadline = time.monotonic() + self._stop_timeout_s
+        self._stopping.set()
+        for rank, turn in sorted(self._turns.items()):
+            turn.set()
+            # Each keeper sees its own child off, one that it was just starting included.
+            await asyncio.wait([keeper for of_rank, keeper in keepers if of_rank == rank])
 
     async def _keep(self, job: Job) -> None:
+        """One job's owner: whatever it has started has ended when this returns."""
         backoff_s = _FIRST_BACKOFF_S
-        while not self._stopping:
+        deaths = 0
+        while not self._stopping.is_set():
             started = time.monotonic()
             try:
-                child = await self._start(job)
+                child, output = await self._start(job)
             except OSError as error:
                 # No process, memory or descriptor to be had: that can pass.
                 _log.error("a process cannot be started", extra={"job": job.name, "error": str(error)})
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
-                continue
-            status = await child.wait()
-            if self._stopping:
-                return
-            try:
-                self._on_exit(child.pid)
-            except OSError as error:
+            else:
+                if not await self._ended(job, child):
+                    return
+                deaths += 1
+                last_line = await output.close()
+                await self._forget(job, child.pid)
+                status = child.returncode
+                if not self._ready and (status == EXIT_CONFIG or deaths >= _DEATHS_BEFORE_READY):
+                    self._give_up(job, status, last_line)
+                    return
+                if time.monotonic() - started > _HEALTHY_AFTER_S:
+                    backoff_s = _FIRST_BACKOFF_S
+                self.restarts += 1
                 _log.warning(
-                    "counters of an ended process stay", extra={"job": job.name, "error": str(error)}
+                    "a process ended and is started again",
+                    extra={"job": job.name, "status": status, "backoff_s": backoff_s, "last_line": last_line},
                 )
-            if status == EXIT_CONFIG:
-                self.failed.set()
-                return
-            if time.monotonic() - started > _HEALTHY_AFTER_S:
-                backoff_s = _FIRST_BACKOFF_S
-            self.restarts += 1
-            _log.warning(
-                "a process ended and is started again",
-                extra={"job": job.name, "status": status, "backoff_s": backoff_s},
-            )
-            await asyncio.sleep(backoff_s)
+            try:
+                async with asyncio.timeout(backoff_s):
+                    await self._stopping.wait()
+            except TimeoutError:
+                pass
             backoff_s = min(backoff_s * 2, _LONGEST_BACKOFF_S)
 
-    async def _start(self, job: Job) -> asyncio.subprocess.Process:
+    def _give_up(self, job: Job, status: int | None, last_line: str) -> None:
+        if self._failure is None:
+            said = last_line.removeprefix("runstream: ")
+            if status == EXIT_CONFIG:
+                self._failure = said or f"{job.name} cannot work as it is configured, and does not say why"
+            else:
+                self._failure = f"{job.name} cannot start (status {status}): {said or 'it does not say why'}"
+        self._failed.set()
+
+    async def _start(self, job: Job) -> tuple[asyncio.subprocess.Process, Output]:
         child = await asyncio.create_subprocess_exec(
             *job.arguments,
             stdin=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **job.environment, PARENT_VARIABLE: str(os.getpid())},
             pass_fds=tuple(job.descriptors),
             # Ctrl-C in a terminal reaches the whole foreground group; the order of stopping is ours to keep.
             start_new_session=True,
         )
-        self._children[job.name] = child
+        assert child.stderr is not None
         _log.info("started", extra={"job": job.name, "pid": child.pid})
-        return child
+        # What says why it cannot work is said once, by whoever started everything.
+        return child, Output(child.stderr, hold_back="runstream: ")
 
-    async def _stop_all(self) -> None:
-        deadline = time.monotonic() + self._stop_timeout_s
-        for rank in sorted({job.stop_rank for job in self._jobs}):
-            children = [
-                self._children[job.name]
-                for job in self._jobs
-                if job.stop_rank == rank and job.name in self._children
-            ]
-            for child in children:
-                _signal(child, signal.SIGTERM)
-            waits = [asyncio.create_task(child.wait()) for child in children]
-            if waits:
-                await asyncio.wait(waits, timeout=max(0.0, deadline - time.monotonic()))
-            for child, wait in zip(children, waits, strict=True):
-                if child.returncode is None:
-                    _log.warning("killed after the deadline", extra={"pid": child.pid})
-                    _signal(child, signal.SIGKILL)
-                await wait
+    async def _ended(self, job: Job, child: asyncio.subprocess.Process) -> bool:
+        """Wait for the child's end; ``False`` if it was stopped, or ended while everything is being stopped."""
+        ending = asyncio.create_task(child.wait())
+        turn = asyncio.create_task(self._turns[job.stop_rank].wait())
+        await asyncio.wait((ending, turn), return_when=asyncio.FIRST_COMPLETED)
+        turn.cancel()
+        if self._stopping.is_set():
+            _signal(child, signal.SIGTERM)
+            await asyncio.wait((ending,), timeout=max(0.0, self._deadline - time.monotonic()))
+            if child.returncode is None:
+                _log.warning("killed after the deadline", extra={"pid": child.pid})
+                _signal(child, signal.SIGKILL)
+        await ending
+        return not self._stopping.is_set()
+
+    async def _forget(self, job: Job, pid: int) -> None:
+        try:
+            await asyncio.to_thread(self._on_exit, pid)
+        except OSError as error:
+            _log.warning("counters of an ended process stay", extra={"job": job.name, "error": str(error)})
 
 
 def _signal(child: asyncio.subprocess.Process, number: int) -> None:

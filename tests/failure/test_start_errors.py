@@ -149,6 +149,24 @@ def test_basic_auth_without_its_secret(tmp_path: Path) -> None:
     assert_one_line(ended, "MLFLOW_FLASK_SERVER_SECRET_KEY")
 
 
+def test_basic_auth_without_a_first_password(tmp_path: Path) -> None:
+    config = tmp_path / "auth.ini"
+    config.write_text(f"[mlflow]\ndatabase_uri = sqlite:///{tmp_path}/users.db\nadmin_username = admin\n")
+    environment = {
+        "RUNSTREAM_BASIC_AUTH": "true",
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "secret",
+        "MLFLOW_AUTH_CONFIG_PATH": str(config),
+    }
+    arguments = ("serve", "--port", "0", "--data-dir", str(tmp_path / "data"))
+    assert_one_line(runstream(*arguments, **environment), "MLFLOW_AUTH_ADMIN_PASSWORD")
+    # One that MLflow does not take is known to MLflow alone: what it says last is what the server says.
+    environment["MLFLOW_AUTH_ADMIN_PASSWORD"] = "short"
+    ended = runstream(*arguments, **environment)
+    assert ended.returncode == 1
+    assert "tracking cannot start" in ended.stderr.splitlines()[-1]
+    assert "password" in ended.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("prefix", ["mlflow", "/mlflow/", "/runstream"])
 def test_prefix_that_cannot_be(tmp_path: Path, prefix: str) -> None:
     arguments = ("serve", "--port", "0", "--data-dir", str(tmp_path / "data"))

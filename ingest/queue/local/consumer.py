@@ -148,7 +148,13 @@ class LocalLogConsumer:
 
     def _discover(self) -> None:
         """Find new streams. A listing of one small folder: microseconds."""
-        for number in list_streams(self._log):
+        try:
+            numbers = list_streams(self._log)
+        except FileNotFoundError:
+            logger.error("the log folder %s was deleted: it is made anew", self._log)
+            self._log.mkdir(parents=True, exist_ok=True)
+            numbers = []
+        for number in numbers:
             if number not in self._streams:
                 self._streams[number] = StreamConsumer(self._log, number)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import struct
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from zlib import crc32
 
 from runstream.schemas.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 DEAD_LETTERS = "dead-letters"
 CONSUMER_LOCK = "consumer.lock"
 PRODUCER_LOCK = "producer.lock"
@@ -31,7 +34,12 @@ COMMITTED = "committed"
 
 _STREAM_PREFIX = "stream-"
 _SEGMENT_SUFFIX = ".log"
+# Not offered by this system, or refused by the kernel beneath it (gVisor, old ones): a fact about the machine, learnt
+# once.
 _DSYNC: int | None = getattr(os, "RWF_DSYNC", None)
+_REFUSALS = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+# No stream gets so far; a file whose name says so is no segment.
+_MAX_OFFSET = 1 << 62
 
 
 def stream_dir(log: Path, stream: int) -> Path:
@@ -57,9 +65,20 @@ def list_segments(directory: Path) -> list[int]:
     """The base offsets of the segments in a folder, ascending."""
     found = []
     for name in os.listdir(directory):  # noqa: PTH208
-        if name.endswith(_SEGMENT_SUFFIX) and name[: -len(_SEGMENT_SUFFIX)].isdigit():
-            found.append(int(name[: -len(_SEGMENT_SUFFIX)]))
+        base = name[: -len(_SEGMENT_SUFFIX)]
+        if (
+            name.endswith(_SEGMENT_SUFFIX)
+            and len(base) == 20
+            and base.isdecimal()
+            and int(base) < _MAX_OFFSET
+        ):
+            found.append(int(base))
     return sorted(found)
+
+
+def is_deleted(fd: int) -> bool:
+    """Whether an open file has lost its name: what is written to it is gone when it is closed. About a microsecond."""
+    return os.fstat(fd).st_nlink == 0
 
 
 def make_dir(path: Path) -> None:
@@ -103,12 +122,22 @@ def lock_file(path: Path) -> int | None:
 def write_durably(fd: int, buffers: Sequence[bytes], at: int) -> None:
     """Write the buffers at file position ``at`` and return when they are on the disk. Blocks.
 
-    ``RWF_DSYNC`` makes it one system call, so one hand-over of the GIL. Raises ``OSError``; then any part of
-    it may have been written.
+    ``RWF_DSYNC`` makes it one system call, so one hand-over of the GIL. Raises ``OSError``, also when somebody has
+    deleted the file beneath us; then any part of it may have been written.
     """
+    global _DSYNC
     left = list(buffers)
+    in_one = _DSYNC is not None
     while left:
-        written = os.pwritev(fd, left, at) if _DSYNC is None else os.pwritev(fd, left, at, _DSYNC)
+        try:
+            written = os.pwritev(fd, left, at) if _DSYNC is None else os.pwritev(fd, left, at, _DSYNC)
+        except OSError as error:
+            if _DSYNC is None or error.errno not in _REFUSALS:
+                raise
+            logger.warning("writes with RWF_DSYNC are refused (%s): syncing apart", error.strerror)
+            _DSYNC = None
+            in_one = False
+            continue
         if written == 0 and any(left):
             raise OSError(errno.EIO, "the disk took no bytes")
         at += written
@@ -117,8 +146,15 @@ def write_durably(fd: int, buffers: Sequence[bytes], at: int) -> None:
             del left[0]
         if left:
             left[0] = left[0][written:]
-    if _DSYNC is None:
-        os.fsync(fd)
+    if not in_one:
+        _datasync(fd)
+    if is_deleted(fd):
+        raise OSError(errno.ESTALE, "somebody has deleted the log's files")
+
+
+def _datasync(fd: int) -> None:
+    # Both make the file's new length durable too.
+    os.fdatasync(fd) if hasattr(os, "fdatasync") else os.fsync(fd)
 
 
 class CommitFile:
@@ -140,6 +176,7 @@ class CommitFile:
 
     def read(self) -> int | None:
         """The committed offset; ``None`` if there is none, or none that is whole."""
+        self._check()
         if self._fd is None:
             try:
                 self._fd = os.open(self._path, os.O_RDWR)
@@ -158,7 +195,9 @@ class CommitFile:
 
     def reserve(self) -> None:
         """Create the file with its space on the disk, without touching what it holds. Raises ``OSError``."""
+        self._check()
         if self._fd is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         if not self._reserved:
             if hasattr(os, "posix_fallocate"):
@@ -175,6 +214,13 @@ class CommitFile:
         slot = struct.pack("<QQ", sequence, offset)
         write_durably(self._fd, [slot + struct.pack("<I", crc32(slot))], sequence % 2 * self._SLOT_BYTES)
         self._sequence = sequence
+
+    def _check(self) -> None:
+        """Let go of a file that has been deleted: another will be in its place, or be made."""
+        if self._fd is not None and is_deleted(self._fd):
+            self.close()
+            self._sequence = 0
+            self._reserved = False
 
     def close(self) -> None:
         """Close the file."""

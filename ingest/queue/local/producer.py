@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -16,12 +17,13 @@ from queue import SimpleQueue
 from runstream.ingest.queue.local.files import (
     PRODUCER_LOCK,
     CommitFile,
+    is_deleted,
     lock_file,
     make_dir,
     stream_dir,
 )
 from runstream.ingest.queue.local.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES
-from runstream.ingest.queue.local.segment import SegmentWriter
+from runstream.ingest.queue.local.segment import SegmentWriter, set_aside_foreign
 from runstream.ingest.queue.protocol import Depth
 from runstream.schemas.errors import ConfigError, QueueFullError, QueueUnavailableError
 
@@ -184,13 +186,14 @@ class LocalLogProducer:
         self._under_way = group
         self._groups.put(group)
 
-    def _written(self, end: int, failure: OSError | None) -> None:
+    def _written(self, end: int, failure: Exception | None) -> None:
         group, self._under_way = self._under_way, []
         self._end = end
         if failure is None:
             self._refused_until = float("-inf")
         else:
-            self._refusal = f"the log cannot be written: {failure.strerror or failure}"
+            reason = getattr(failure, "strerror", None) or str(failure) or type(failure).__name__
+            self._refusal = f"the log cannot be written: {reason}"
             self._refused_until = self._clock() + _RETRY_S
             logger.error("append to %s failed: %s", stream_dir(self._log, self._stream), failure)
         for record, future, _ in group:
@@ -242,6 +245,7 @@ class LocalLogProducer:
                 self._commit_file = CommitFile(directory)
                 self._commit_file.reserve()
                 self._committed = self._commit_file.read() or 0
+                set_aside_foreign(directory)
                 self._writer = SegmentWriter(
                     directory, segment_bytes=self._segment_bytes, at_least=self._committed
                 )
@@ -255,15 +259,32 @@ class LocalLogProducer:
     def _write_groups(self) -> None:
         assert self._writer is not None
         while (group := self._groups.get()) is not None:
-            failure: OSError | None = None
+            failure: Exception | None = None
             try:
+                self._keep_lock()
                 self._writer.append([record for record, _, _ in group])
-            except OSError as error:
+            except Exception as error:
+                # Of the disk, or of this process (no memory): either can pass, and without this thread nothing would.
                 failure = error
             try:
                 self._loop.call_soon_threadsafe(self._written, self._writer.end, failure)
             except RuntimeError:  # the loop was closed without closing this producer
                 return
+
+    def _keep_lock(self) -> None:
+        """Take the stream anew if somebody has deleted its lock, before anybody else can. Raises ``OSError``."""
+        if self._lock is None or not is_deleted(self._lock):
+            return
+        directory = stream_dir(self._log, self._stream)
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = lock_file(directory / PRODUCER_LOCK)
+        if lock is None:
+            raise OSError(
+                errno.ESTALE, "the log's files were deleted, and another process has taken the stream"
+            )
+        os.close(self._lock)
+        self._lock = lock
+        logger.error("the files of %s were deleted beneath this process: it begins anew", directory)
 
     def _release(self) -> None:
         if self._writer is not None:

@@ -6,12 +6,14 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
 from runstream.ingest.queue.local.files import (
+    is_deleted,
     list_segments,
     segment_name,
     sync_dir,
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 # Damaged bytes are handed on in pieces of at most this size.
 _FAULT_BYTES = 4 << 20
 _SEARCH_BYTES = 1 << 20
+# Failed writes leave gaps between segments, of what they would have written: never so much.
+_FARTHEST_JUMP_BYTES = 1 << 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,10 @@ class SegmentReader:
         self.base = base
         self._fd = os.open(directory / segment_name(base), os.O_RDONLY)
         self._fruitless: tuple[int, int] | None = None
+
+    def is_deleted(self) -> bool:
+        """Whether the file has no name any more."""
+        return is_deleted(self._fd)
 
     def end(self) -> int:
         """The offset after the last byte in the file."""
@@ -211,9 +219,9 @@ class SegmentWriter:
     def append(self, payloads: Sequence[bytes]) -> None:
         """Write the records and return when they are durable.
 
-        Raises ``OSError`` when they are not. Then the file is cut back to its last durable record, and a new
-        segment begins behind it: after a failed sync the kernel may have dropped the dirty pages, so the old
-        file is never written again, and no offset that a reader may have seen is used again.
+        Raises ``OSError`` when they are not, or whatever else went wrong. Then the file is cut back to its last
+        durable record, and a new segment begins behind it: after a failed sync the kernel may have dropped the dirty
+        pages, so the old file is never written again, and no offset that a reader may have seen is used again.
         """
         begin = at = self._next
         buffers: list[bytes] = []
@@ -223,7 +231,7 @@ class SegmentWriter:
         try:
             fd = self._begin_segment() if self._fd is None else self._fd
             write_durably(fd, buffers, begin - self._base)
-        except OSError:
+        except BaseException:
             self._next = at
             self._abandon_segment()
             raise
@@ -242,6 +250,10 @@ class SegmentWriter:
         if not segments:
             return 0, 0, False
         base = segments[-1]
+        if len(segments) > 1 and not (self._directory / segment_name(base)).stat().st_size:
+            # Begun and never written: records end where the one before ends, which was closed then.
+            last = segments[-2]
+            return last + (self._directory / segment_name(last)).stat().st_size, base, False
         reader = SegmentReader(self._directory, base)
         try:
             end = reader.end()
@@ -260,6 +272,7 @@ class SegmentWriter:
 
     def _begin_segment(self) -> int:
         # The file exists if an earlier try got no further than creating it: then it is empty.
+        self._directory.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._directory / segment_name(self._next), os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if os.fstat(fd).st_size:
@@ -301,3 +314,36 @@ class SegmentWriter:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def set_aside_foreign(directory: Path) -> list[Path]:
+    """Rename what is named like a segment and cannot be one of this stream's; the new paths.
+
+    Readers and the producer find their way by names, so such a file would hide records, or put the stream's end out
+    of reach. Foreign is what is no plain file, what claims offsets within the segment before it, and what begins
+    further on than any stream gets in practice; unless its first frame is whole, for a frame's checksum covers its
+    place. Blocks; raises ``OSError``. For the opening of a stream, before anything is read or written.
+    """
+    foreign = []
+    end = 0
+    for base in list_segments(directory):
+        path = directory / segment_name(base)
+        if stat.S_ISREG(path.lstat().st_mode):
+            size = path.stat().st_size
+            if end <= base < end + _FARTHEST_JUMP_BYTES or (size and _begins_whole(directory, base)):
+                end = max(end, base + size)
+                continue
+        aside = path.with_name(f"{path.name}.foreign")
+        path.rename(aside)
+        logger.error("%s is no segment of this stream: it is %s now, and not read", path, aside.name)
+        foreign.append(aside)
+    return foreign
+
+
+def _begins_whole(directory: Path, base: int) -> bool:
+    reader = SegmentReader(directory, base)
+    try:
+        frames = reader.read(base, HEADER_BYTES, closed=False)
+        return bool(frames) and frames[0].offset == base and frames[0].fault is None
+    finally:
+        reader.close()

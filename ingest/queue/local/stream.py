@@ -12,7 +12,7 @@ from runstream.ingest.queue.local.files import (
     segment_name,
     stream_dir,
 )
-from runstream.ingest.queue.local.segment import SegmentReader
+from runstream.ingest.queue.local.segment import SegmentReader, set_aside_foreign
 from runstream.ingest.queue.protocol import Message
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,14 @@ class _Cursor:
         reader's end is final.
         """
         while True:
-            segments = list_segments(self._directory)
+            try:
+                segments = list_segments(self._directory)
+            except FileNotFoundError:  # somebody has deleted the stream
+                segments = []
+            if self.reader is not None and self.offset < self.reader.end():
+                # To its end, whatever files there are: also when it has been deleted, or another claims its offsets.
+                self.closed = any(base > self.offset for base in segments) or self.reader.is_deleted()
+                return True
             current = max((base for base in segments if base <= self.offset), default=None)
             later = min((base for base in segments if base > self.offset), default=None)
             if current is None:
@@ -73,6 +80,7 @@ class StreamConsumer:
     def __init__(self, log: Path, stream: int) -> None:
         self.stream = stream
         self._directory = stream_dir(log, stream)
+        set_aside_foreign(self._directory)
         self._commit_file = CommitFile(self._directory)
         self.committed = self._commit_file.read() or 0
         self.delivered = self.committed

@@ -28,15 +28,14 @@ def settings(data_dir: Path | None) -> tuple[GatewaySettings, StorageSettings]:
     if not data_dir.is_dir():
         raise ConfigError(f"there is no data folder {data_dir}: `runstream serve` makes one")
     data = DataDir(data_dir)
-    artifacts = os.environ.get("RUNSTREAM_ARTIFACTS") or data.artifacts.as_uri()
-    queue = f"local://{data.log}"
+    artifacts = os.environ.get("RUNSTREAM_ARTIFACTS") or data.artifacts_url
     storage = load(
         StorageSettings,
-        queue=queue,
-        clickhouse=f"chdb://{data.clickhouse}",
-        metadata=f"sqlite:///{data.metadata}",
+        queue=data.queue_url,
+        clickhouse=data.clickhouse_url,
+        metadata=data.metadata_url,
     )
-    return load(GatewaySettings, queue=queue, artifacts=artifacts), storage
+    return load(GatewaySettings, queue=data.queue_url, artifacts=artifacts), storage
 
 
 async def checkup(gateway: GatewaySettings, storage: StorageSettings) -> list[Check]:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from runstream.commands.doctor.steps import NotNow, Part, Problem, not_there_yet
 from runstream.roles import queues
-from runstream.roles.tracking import metadata_revisions
+from runstream.roles.tracking import metadata_revisions, sqlite_file
 from runstream.schemas.errors import ConfigError
 from runstream.schemas.ports.database import Database
 from runstream.settings import QueueSettings, StorageSettings
@@ -149,7 +149,8 @@ async def check_metadata(settings: StorageSettings) -> Part:
     part = Part(
         "metadata", "check RUNSTREAM_METADATA: address, user, password, database; and that the database is up"
     )
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
         await part.step("open", not_there_yet, str)
         return part
 

@@ -6,7 +6,7 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,10 +20,8 @@ from sqlalchemy.exc import IntegrityError
 from runstream.ingest.writer.latest import (
     LatestUnavailableError,
     LatestValues,
-    _EngineLatestValues,
     open_latest,
 )
-from runstream.ingest.writer.latest_portable import PortableUpsert
 from runstream.ingest.writer.newest import latest_rows, newest
 from runstream.schemas.errors import ConfigError
 from support.points import Row, columns, rows
@@ -39,13 +37,13 @@ _numbers = itertools.count()
 class Place:
     """A metadata database with MLflow's tables, and what writes newest values to it."""
 
-    def __init__(self, uri: str, folder: Path, opener: Callable[[str], LatestValues]) -> None:
+    def __init__(self, uri: str, folder: Path) -> None:
         # Imported late: MLflow's import warns of what SQLAlchemy deprecates.
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         self.uri = uri
         self.store = SqlAlchemyStore(uri, str(folder / "artifacts"))
-        self.open = lambda: opener(uri)
+        self.open = lambda: open_latest(uri)
         self.engine = sa.create_engine(uri)
 
     def run(self) -> str:
@@ -70,25 +68,21 @@ class Place:
         self.store.engine.dispose()
 
 
-def portable(uri: str) -> LatestValues:
-    return _EngineLatestValues(sa.create_engine(uri), PortableUpsert())
-
-
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
     with postgres_server() as server:
         yield server
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres", "portable-sqlite", "portable-postgres"])
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("latest")
-    if request.param.endswith("postgres"):
+    if request.param == "postgres":
         server: Postgres = request.getfixturevalue("postgres")
         uri = server.create_database(f"mlflow-{request.param}")
     else:
         uri = f"sqlite:///{folder}/mlflow.db"
-    place = Place(uri, folder, portable if "portable" in request.param else open_latest)
+    place = Place(uri, folder)
     yield place
     place.close()
 
@@ -172,7 +166,7 @@ def test_many_rows_of_many_runs(place: Place, latest: LatestValues) -> None:
     assert all(stored[run, key] == (3, 1, value + 3, False) for run, key, _, _, value in points)
 
 
-@pytest.mark.parametrize("place", ["sqlite", "postgres", "portable-postgres"], indirect=True)
+@pytest.mark.parametrize("place", ["sqlite", "postgres"], indirect=True)
 def test_writers_at_once_neither_deadlock_nor_lose(place: Place) -> None:
     """Many writers on the same rows, among them MLflow's own way of writing."""
     runs = [place.run() for _ in range(3)]
@@ -225,7 +219,7 @@ def test_writers_at_once_neither_deadlock_nor_lose(place: Place) -> None:
 
 def test_sqlite_that_is_locked_is_retryable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runstream.ingest.writer.latest._BUSY_TIMEOUT_MS", 50)
-    place = Place(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, open_latest)
+    place = Place(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
     run = place.run()
     latest = place.open()
     with place.engine.connect() as other:
@@ -240,7 +234,7 @@ def test_sqlite_that_is_locked_is_retryable(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_readers_of_sqlite_do_not_wait_for_the_writer(tmp_path: Path) -> None:
-    place = Place(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, open_latest)
+    place = Place(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
     run = place.run()
     latest = place.open()
     upsert(latest, [(run, "a", 1, 1, 1.0)])
@@ -261,7 +255,7 @@ def test_database_without_tables_is_retryable(tmp_path: Path) -> None:
 
 
 def test_postgres_that_restarts(postgres: Postgres, tmp_path: Path) -> None:
-    place = Place(postgres.create_database("restarted"), tmp_path, open_latest)
+    place = Place(postgres.create_database("restarted"), tmp_path)
     run = place.run()
     latest = place.open()
     upsert(latest, [(run, "a", 1, 1, 1.0)])
@@ -275,7 +269,7 @@ def test_postgres_that_restarts(postgres: Postgres, tmp_path: Path) -> None:
     place.close()
 
 
-@pytest.mark.parametrize("uri", ["", "nothing", "what://x/y"])
+@pytest.mark.parametrize("uri", ["", "nothing", "what://x/y", "mssql+pyodbc://h/d", "mysql+pymysql://h/d"])
 def test_bad_uri(uri: str) -> None:
     with pytest.raises(ConfigError):
         open_latest(uri)
