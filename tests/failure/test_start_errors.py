@@ -158,10 +158,10 @@ def test_basic_auth_without_a_first_password(tmp_path: Path) -> None:
         "MLFLOW_AUTH_CONFIG_PATH": str(config),
     }
     arguments = ("serve", "--port", "0", "--data-dir", str(tmp_path / "data"))
-    assert_one_line(runstream(*arguments, **environment), "MLFLOW_AUTH_ADMIN_PASSWORD")
+    assert_one_line(runstream(*arguments, start=None, **environment), "MLFLOW_AUTH_ADMIN_PASSWORD")
     # One that MLflow does not take is known to MLflow alone: what it says last is what the server says.
     environment["MLFLOW_AUTH_ADMIN_PASSWORD"] = "short"
-    ended = runstream(*arguments, **environment)
+    ended = runstream(*arguments, start=None, **environment)
     assert ended.returncode == 1
     assert "tracking cannot start" in ended.stderr.splitlines()[-1]
     assert "password" in ended.stderr.splitlines()[-1]

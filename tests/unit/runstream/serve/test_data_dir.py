@@ -30,7 +30,7 @@ def test_what_is_made_is_for_its_owner(tmp_path: Path) -> None:
     try:
         for folder in (data.root, data.log, data.clickhouse, data.artifacts, data.run):
             assert mode(folder) == 0o700, folder
-        prepare_sqlite(f"sqlite:///{data.metadata}")
+        prepare_sqlite(data.metadata)
         assert mode(data.metadata) == 0o600
     finally:
         data.release()
@@ -43,7 +43,7 @@ def test_what_is_there_stays_as_its_owner_wants_it(tmp_path: Path) -> None:
     data = DataDir(root)
     data.claim()
     data.release()
-    prepare_sqlite(f"sqlite:///{data.metadata}")
+    prepare_sqlite(data.metadata)
     assert mode(root) == 0o750
     assert mode(data.log) == 0o700
     assert mode(data.metadata) == 0o640

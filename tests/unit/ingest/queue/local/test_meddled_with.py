@@ -184,7 +184,8 @@ async def test_the_writing_thread_outlives_what_is_no_fault_of_the_disk(
 async def test_a_kernel_that_refuses_synced_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    real, synced = os.pwritev, []
+    real = os.pwritev
+    synced: list[int] = []
 
     def write(fd: int, buffers: list[bytes], at: int, flags: int = 0) -> int:
         if flags:
