@@ -24,6 +24,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runstream.ingest.client.run import create_run as create_run
     from runstream.ingest.client.run import enable as enable
     from runstream.ingest.client.run import start_run as start_run
     from runstream.ingest.client.run import status as status
@@ -54,7 +55,7 @@ _CLIENT = (
     "connect_async",
 )
 _OF_DEFAULT = ("aggregate", "get_metrics", "get_run", "latest_metrics", "sql", "summary", "tail")
-_OF_TRAINING = ("enable", "start_run", "status")
+_OF_TRAINING = ("create_run", "enable", "start_run", "status")
 
 __all__ = [*_CLIENT, *_OF_DEFAULT, *_OF_TRAINING]
 

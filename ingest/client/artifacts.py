@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -17,26 +18,54 @@ _PROXY = "/api/2.0/mlflow-artifacts/artifacts"
 
 def waiting(run_folder: Path) -> list[Path]:
     """Files that have not been uploaded yet as they are now."""
-    root, done = run_folder / FOLDER, _uploaded(run_folder)
+    done = _uploaded(run_folder)
     found = []
-    for path in sorted(root.rglob("*")) if root.is_dir() else []:
-        if path.is_file() and done.get(path.relative_to(root).as_posix()) != _version(path):
-            found.append(path)
+    for root in _roots(run_folder):
+        for path in sorted(root.rglob("*")) if root.is_dir() else []:
+            if path.is_file() and done.get(path.relative_to(run_folder).as_posix()) != _version(path):
+                found.append(path)
     return found
 
 
-def upload_all(link: Link, run_folder: Path, run_id: str) -> int:
-    """Upload what waits to the run's own place; how many files. Raises like ``Link.request``."""
+def has_artifacts(run_folder: Path) -> bool:
+    """Whether there is a folder with files to upload, now or before."""
+    return (run_folder / FOLDER).is_dir() or (run_folder / "models").is_dir()
+
+
+def _roots(run_folder: Path) -> list[Path]:
+    """The run's own files, and those of the models that were made in it."""
+    return [run_folder / FOLDER, *run_folder.glob("models/*/files")]
+
+
+def upload_all(link: Link, run_folder: Path, run_id: str, renamed: Mapping[str, str]) -> int:
+    """Upload what waits to the run's own place, and its models' to theirs; how many files. Raises like
+    ``Link.request``."""
     files = waiting(run_folder)
-    if not files:
-        return 0
-    run = link.call("GET", f"{MLFLOW}/runs/get?run_id={quote(run_id)}", None)["run"]
-    place = str(run["info"]["artifact_uri"])
+    places: dict[Path, str] = {}
     for path in files:
-        inner, version = path.relative_to(run_folder / FOLDER).as_posix(), _version(path)
-        _upload(link, place, path, inner)
-        _note(run_folder, inner, version)
+        root = next(root for root in _roots(run_folder) if path.is_relative_to(root))
+        if root not in places:
+            model_id = root.parent.name
+            places[root] = (
+                _place_of_run(link, run_id)
+                if root.name == FOLDER
+                else _place_of_model(link, renamed.get(model_id, model_id))
+            )
+        version = _version(path)
+        _upload(link, places[root], path, path.relative_to(root).as_posix())
+        _note(run_folder, path.relative_to(run_folder).as_posix(), version)
     return len(files)
+
+
+def _place_of_run(link: Link, run_id: str) -> str:
+    return str(
+        link.call("GET", f"{MLFLOW}/runs/get?run_id={quote(run_id)}", None)["run"]["info"]["artifact_uri"]
+    )
+
+
+def _place_of_model(link: Link, model_id: str) -> str:
+    found = link.call("GET", f"{MLFLOW}/logged-models/{quote(model_id)}", None)
+    return str(found["model"]["info"]["artifact_uri"])
 
 
 def _upload(link: Link, place: str, path: Path, inner: str) -> None:

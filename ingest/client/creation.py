@@ -31,7 +31,7 @@ def create(link: Link, wanted: Mapping[str, Any], renamed: dict[str, str]) -> di
     if about.get("name") is not None:
         body["experiment_id"] = renamed[str(about["id"])] = experiment(link, str(about["name"]), {})
     if wanted["what"] == "model":
-        return _create_own(link, f"{OWN}/logged-models/create", body)
+        return _create_model(link, body, renamed)
     try:
         return _create_own(link, f"{OWN}/runs/create", body)
     except RefusedError as error:
@@ -40,15 +40,30 @@ def create(link: Link, wanted: Mapping[str, Any], renamed: dict[str, str]) -> di
     return _create_elsewhere(link, body, renamed)
 
 
+def _create_model(link: Link, body: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
+    body["source_run_id"] = renamed.get(str(body["source_run_id"]), body["source_run_id"])
+    try:
+        return _create_own(link, f"{OWN}/logged-models/create", body)
+    except RefusedError as error:
+        if error.status not in (404, 405) or error.code == "RESOURCE_DOES_NOT_EXIST":
+            raise
+    own_id = str(body.pop("model_id"))
+    answer = link.call("POST", f"{MLFLOW}/logged-models", body)
+    renamed[own_id] = str(answer["model"]["info"]["model_id"])
+    return answer
+
+
 def _create_own(link: Link, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
     return link.call("POST", path, body)
 
 
 def _create_elsewhere(link: Link, body: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
     own_id = str(body.pop("run_id"))
+    # A parent may have got another id as well.
+    body["tags"] = [{**tag, "value": renamed.get(tag["value"], tag["value"])} for tag in body.get("tags", [])]
     found = find_run(link, own_id, [str(body["experiment_id"])])
     if found is None:
-        body["tags"] = [*body.get("tags", []), {"key": ID_TAG, "value": own_id}]
+        body["tags"] = [*body["tags"], {"key": ID_TAG, "value": own_id}]
         found = link.call("POST", f"{MLFLOW}/runs/create", body)["run"]
     renamed[own_id] = str(found["info"]["run_id"])
     return {"run": found}

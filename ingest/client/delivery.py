@@ -92,7 +92,7 @@ class Delivery:
 
     def artifacts(self, folder: Path, run_id: str) -> int:
         """Upload what waits in a run's folder; how many files."""
-        return upload_all(self.link, folder, self.renamed.get(run_id, run_id))
+        return upload_all(self.link, folder, self.renamed.get(run_id, run_id), self.renamed)
 
     def _deliver(self, file: SpoolFile, piece: Piece) -> None:
         pending = _Pending()

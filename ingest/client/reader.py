@@ -10,13 +10,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runstream.ingest.client import process
 from runstream.ingest.client.spool import SUFFIX
 from runstream.schemas import frame
 from runstream.schemas.errors import BadRecordError
 from runstream.schemas.frame import Frame
+
+if TYPE_CHECKING:
+    from typing import Self  # of Python 3.11
 
 # Small, so that a sender's thread never holds Python's lock for long beside a training.
 _READ_BYTES = 1 << 20
@@ -47,7 +50,7 @@ class SpoolFile:
     trusted: bool = False
 
     @classmethod
-    def open(cls, path: Path) -> SpoolFile | None:
+    def open(cls, path: Path) -> Self | None:
         """A file to be delivered from its furthest mark on; ``None`` if there is no whole first frame (yet)."""
         found = cls(path)
         piece = found.read(0, _READ_BYTES)

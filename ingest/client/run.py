@@ -17,7 +17,7 @@ from runstream.ingest.client.settings import SpoolSettings, from_environment
 from runstream.ingest.client.spool import now_ms, run_folder
 from runstream.schemas import frame
 
-_HOME = "~/.runstream"
+_HOME, _SERVER = "~/.runstream", "http://127.0.0.1:5000"
 
 
 def _settings(spool: str | Path | None) -> SpoolSettings:
@@ -102,7 +102,7 @@ def start_run(
     (default: MLFLOW_TRACKING_URI), ``spool`` a folder (default: RUNSTREAM_SPOOL, or ``~/.runstream``). Nothing is
     asked of the server: the run is created, under the id that it has here, when the spool is sent.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "http://127.0.0.1:5000"
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or _SERVER
     client = client_for(uri, _settings(spool))
     given = run_id or os.environ.get("MLFLOW_RUN_ID")
     made = given or client.new_run_id()
@@ -117,6 +117,25 @@ def start_run(
     if params:
         run.log_params(params)
     return run
+
+
+def create_run(
+    run_id: str,
+    *,
+    experiment: str | None = None,
+    name: str | None = None,
+    tags: Mapping[str, Any] | None = None,
+    uri: str | None = None,
+    spool: str | Path | None = None,
+) -> None:
+    """Spool the creation of a run under an id of your own (32 hexadecimal digits), for others to log to.
+
+    The same id again is the same run. See ``start_run`` for the rest.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or _SERVER
+    client = client_for(uri, _settings(spool))
+    client.spool(run_id).record(frame.CREATE, _creation(client, run_id, experiment, name, tags, None))
+    client.flush()
 
 
 def _creation(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from runstream.ingest.client.artifacts import FOLDER as ARTIFACTS
+from runstream.ingest.client.artifacts import has_artifacts
 from runstream.ingest.client.delivery import Delivery
 from runstream.ingest.client.link import AwayError, DeniedError, Link, NotYetError, RefusedError
 from runstream.ingest.client.reader import SpoolFile, spool_files
@@ -174,7 +174,7 @@ class Sender:
 
     def _add(self, file: SpoolFile) -> None:
         self.files[file.path] = file
-        if (file.path.parent / ARTIFACTS).is_dir():
+        if has_artifacts(file.path.parent):
             self._folders[file.path.parent] = file.run_id
 
     def _drop(self, path: Path) -> None:
@@ -192,7 +192,7 @@ class Sender:
                 continue
             if (file := self.files.get(path)) is not None:
                 file.trusted = whole
-                if path.parent not in self._folders and (path.parent / ARTIFACTS).is_dir():
+                if path.parent not in self._folders and has_artifacts(path.parent):
                     self._folders[path.parent] = file.run_id
             elif (found := _opened(path)) is not None:
                 found.trusted = whole

@@ -18,7 +18,7 @@ from mlflow.store.tracking.rest_store import RestStore
 from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.proto_json_utils import message_to_json, parse_dict
 
-from runstream.ingest.client import lifecycle, local_runs
+from runstream.ingest.client import lifecycle, local_models, local_runs
 from runstream.ingest.client.client import Client, client_for
 from runstream.ingest.client.creation import create
 from runstream.ingest.client.link import AwayError, DeniedError, RefusedError
@@ -139,6 +139,8 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
             return api.Response()
         left = self._flush() if self.client.spools or self.client.sender.files else 0
         if not self._online():
+            if (answer := self._model_here(name, api, body, kwargs.get("endpoint"))) is not None:
+                return answer
             raise MlflowException(
                 f"{name} needs the server {self.client.uri}, which is not there"
                 f" ({self.client.status().state}: {self.client.link.state.reason}); "
@@ -149,6 +151,33 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
             for ours, theirs in renamed.items():
                 json_body = json_body.replace(ours, theirs) if isinstance(json_body, str) else json_body
         return super()._call_endpoint(api, json_body, *args, **kwargs)
+
+    def _model_here(self, name: str, api: Any, body: Any, endpoint: str | None) -> Any:
+        """What MLflow asks of logged models, for those that are made here while there is no server."""
+        spool, response = self.client.settings.folder, api.Response()
+        if name == "CreateLoggedModel":
+            if not body.get("source_run_id"):
+                return None
+            model = local_models.create(spool, body)
+            wanted = {"what": "model", "body": {**body, "model_id": model["info"]["model_id"]}}
+            about = local_runs.made_up_name(spool, str(body.get("experiment_id", "")))
+            if about is not None:
+                wanted["experiment"] = {"id": body["experiment_id"], "name": about["name"]}
+            self.client.spool(body["source_run_id"]).record(frame.CREATE, wanted)
+        else:
+            model_id = (endpoint or "").partition("logged-models/")[2].partition("/")[0].partition("?")[0]
+            found = local_models.find(spool, model_id) if model_id else None
+            if found is None:
+                return None
+            model = found
+            _, method = self._METHOD_TO_INFO[api]
+            if method != "GET":
+                run_id = model["info"]["source_run_id"]
+                self._spool_call(run_id, method, f"/{str(endpoint).lstrip('/')}", body)
+                local_models.change(spool, model, body)
+        if "model" in response.DESCRIPTOR.fields_by_name:
+            parse_dict({"model": model}, response)
+        return response
 
     def _online(self) -> bool:
         """Whether the server answers, as far as is known; asks if nothing is known, for a few seconds at most."""
@@ -239,9 +268,10 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
             run = super().get_run(run_id)
             self._know(run_id, json.loads(message_to_json(run.to_proto())))
             return run
-        self.client.complain(
-            "local run", f"runs are shown as the spool knows them; {self.client.left_sentence(left)}"
-        )
+        if not self.client.settings.offline:
+            self.client.complain(
+                "local run", f"runs are shown as the spool knows them; {self.client.left_sentence(left)}"
+            )
         return _run(local_runs.spooled_run(self.client.settings.folder, run_id, self._known.get(run_id)))
 
     def update_run_info(self, run_id: str, run_status: Any, end_time: Any, run_name: Any) -> Any:
@@ -253,7 +283,7 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
         # The record is written before anything is waited for.
         self.client.status_record(run_id, status, end_time, run_name)
         left = self._flush()
-        if left:
+        if left and not self.client.settings.offline:
             self.client.complain("left", self.client.left_sentence(left))
         known = self._known.get(run_id) or local_runs.new_run(self.client.settings.folder, {"run_id": run_id})
         info = {**known["info"], "status": status or known["info"].get("status", "RUNNING")}

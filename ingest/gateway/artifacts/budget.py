@@ -86,8 +86,7 @@ class TransferBudget:
         """Hold ``size`` bytes (at most all there are) for the time of a transfer. Waits for them within the bound;
         raises ``BusyError`` past it, or at once if too many wait already. ``turn`` may be cut short for others."""
         size = min(size, self._max_bytes)
-        if size:
-            await self._take(size, caller)
+        await self._take(size, caller)
         try:
             with self._watched(turn):
                 yield

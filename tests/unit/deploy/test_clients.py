@@ -58,11 +58,12 @@ def test_databricks_notebook(runstream_url: str, tmp_path: Path) -> None:
     cluster = json.loads((DEPLOY / "databricks" / "cluster.json").read_text())
     variables = cluster["spark_env_vars"]
     for name, value in variables.items():
-        assert name.startswith("MLFLOW_")
+        assert name.startswith(("MLFLOW_", "RUNSTREAM_"))
         secret = any(word in name for word in ("PASSWORD", "USERNAME", "TOKEN"))
         assert value.startswith("{{secrets/") == secret
     environment = {**variables, "MLFLOW_TRACKING_URI": runstream_url, "MLFLOW_REGISTRY_URI": runstream_url}
     environment = {name: value for name, value in environment.items() if "{{" not in value}
+    environment["RUNSTREAM_SPOOL"] = str(tmp_path / "spool")
     notebook = DEPLOY / "databricks" / "notebook.py"
     assert notebook.read_text().startswith("# Databricks notebook source\n")
     assert history(runstream_url, run(notebook, environment, tmp_path)) == list(range(100))

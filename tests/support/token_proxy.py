@@ -1,0 +1,93 @@
+"""A server behind a token that expires: a reverse proxy that knows one token at a time, and one for MLflow's client."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import requests
+
+
+class TokenProxy:
+    """While ``renewing``, a new token is in ``file`` every ``every_s`` seconds, and the old one is refused at once.
+    ``lasting`` is accepted too, but not for ``Runstream``'s client."""
+
+    def __init__(self, target: str, file: Path, every_s: float) -> None:
+        self.file = file
+        self.lasting = secrets.token_hex(8)
+        self.renewing = True
+        self.refused = 0
+        self._target = target
+        self._every_s = every_s
+        self._token = ""
+        self._over = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._threads = [threading.Thread(target=work) for work in (self._server.serve_forever, self._expire)]
+
+    def renew(self) -> None:
+        """A new token, in the file."""
+        self._token = secrets.token_hex(8)
+        self.file.write_text(self._token)
+
+    def _expire(self) -> None:
+        while not self._over.wait(self._every_s):
+            if self.renewing:
+                self.renew()
+            else:
+                self._token = secrets.token_hex(8)
+
+    def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                given = self.headers.get("Authorization", "")
+                ours = self.headers.get("User-Agent", "").startswith("runstream-client")
+                if given != f"Bearer {proxy._token if ours else proxy.lasting}":
+                    proxy.refused += 1
+                    self.reply(401, b'{"message": "the token has expired"}')
+                    return
+                sent = {
+                    key: value
+                    for key, value in self.headers.items()
+                    if key.lower() not in ("host", "authorization", "connection")
+                }
+                answer = requests.request(
+                    self.command, proxy._target + self.path, data=body, headers=sent, timeout=60
+                )
+                self.reply(answer.status_code, answer.content)
+
+            def reply(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Quiet."""
+
+        return Handler
+
+    def __enter__(self) -> TokenProxy:
+        self.renew()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._server.shutdown()
+        self._server.server_close()
+        for thread in self._threads:
+            thread.join(10)
