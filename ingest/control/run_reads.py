@@ -45,7 +45,8 @@ def _exact(dialect: Dialect, column: str) -> str:
 
 
 @functools.cache
-def _runs_statement(dialect: Dialect) -> str:
+def runs_statement(dialect: Dialect) -> str:
+    """One row, the JSON of the rows for ``run_body`` of the runs whose ids are its parameter, ``packed``."""
     own = "run_uuid = runs.run_uuid"
     lists = (
         _list(
@@ -88,7 +89,7 @@ async def array(reads: ReadPool, sql: str, parameters: Sequence[Any]) -> list[li
 
 async def read_runs(reads: ReadPool, run_ids: Sequence[str]) -> dict[str, list[Any]]:
     """Rows for ``run_body``, of the runs that are there."""
-    found = await array(reads, _runs_statement(reads.dialect), [packed([[run_id] for run_id in run_ids])])
+    found = await array(reads, runs_statement(reads.dialect), [packed([[run_id] for run_id in run_ids])])
     return {row[0]: row for row in found}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from runstream.ingest.control.plane import ControlPlane
+from runstream.ingest.control.search.workers import SearchWorkers
 from runstream.ingest.gateway.artifacts.access import ArtifactVerdicts
 from runstream.ingest.gateway.artifacts.mount import add_artifact_routes
 from runstream.ingest.gateway.artifacts.pace import Pace
@@ -21,6 +23,7 @@ from runstream.ingest.gateway.control.access import Control
 from runstream.ingest.gateway.control.fresh import FreshRuns
 from runstream.ingest.gateway.control.onward import Onward
 from runstream.ingest.gateway.control.routes import ControlRoutes
+from runstream.ingest.gateway.control.searches import SearchRoutes
 from runstream.ingest.gateway.http.door import Bounds, Door
 from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.hosts import HostRules
@@ -44,6 +47,7 @@ from runstream.schemas.tasks import keep_running
 
 _log = logging.getLogger(__name__)
 _GAUGE_INTERVAL_S = 1.0
+_SEARCH_TIMEOUT_S = 90.0
 # More than the listeners that a query service admits.
 _OWN_CONNECTIONS = 2_000
 
@@ -140,6 +144,10 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     ).add_to(routes, prefix)
     fresh = FreshRuns(reads.barrier)
     ControlRoutes(control, fresh, Onward(tracking), epochs).add_to(routes, prefix)
+    searches = SearchWorkers(config.metadata) if config.metadata else None
+    # What is passed on may take MLflow's server long.
+    patient = Upstream("tracking", config.tracking_url, timeout_s=_SEARCH_TIMEOUT_S, prefix=prefix)
+    SearchRoutes(control, searches, Onward(patient), reads.barrier).add_to(routes, prefix)
     probes = {f"{base}/{probe}" for base in ("", prefix) for probe in ("health", "ready", "metrics")}
     app = web.Application(client_max_size=config.max_body_bytes, middlewares=[refusing_odd(hosts, probes)])
     if config.artifacts is not None:
@@ -167,11 +175,17 @@ def create_gateway(parts: GatewayParts) -> Gateway:
 
     async def life(_: web.Application) -> AsyncIterator[None]:
         await aside.start()
+        background: list[asyncio.Task[None]] = []
         gauges = asyncio.create_task(keep_running("gauges", lambda: _keep_gauges(parts, batcher)))
         watching = asyncio.create_task(keep_running("mode of the MLflow server", server.watch))
         if plane is not None:
             await plane.start()
+        if searches is not None and plane is not None:
+            keep = functools.partial(searches.keep_indexes, lambda: plane.store is not None)
+            background.append(asyncio.create_task(keep_running("indexes of searches", keep)))
         yield
+        for task in background:
+            task.cancel()
         gauges.cancel()
         watching.cancel()
         try:
@@ -180,11 +194,14 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         except TimeoutError:
             _log.warning("gave up draining appends", extra={"pending_bytes": batcher.pending_bytes})
         await fresh.close()
+        if searches is not None:
+            await searches.close()
         if plane is not None:
             await plane.close()
         await aside.close()
         await parts.producer.close()
         await tracking.close()
+        await patient.close()
         await query.close()
         await own.close()
         epochs.close()

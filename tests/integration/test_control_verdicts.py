@@ -25,9 +25,10 @@ from support.verdicts.control_cases import control_cases, spelling_cases
 from support.verdicts.control_made_up import requests
 from support.verdicts.control_sides import ControlSide, next_case
 from support.verdicts.requests import Case, Request
+from support.verdicts.search_cases import search_cases
 
 EXAMPLES = int(os.environ.get("RUNSTREAM_VERDICT_EXAMPLES", "0"))
-CASES = list(control_cases())
+CASES = [*control_cases(), *search_cases()]
 SPELLINGS = list(spelling_cases(all_of_them=EXAMPLES > 0))
 
 

@@ -31,9 +31,9 @@ class Answer:
 class RawClient:
     """One kept-alive connection to a server; not for several threads."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         self.url = url
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout_s)
 
     def send(
         self,

@@ -1,0 +1,1 @@
+"""Search of runs and experiments, in MLflow's own tables."""
