@@ -1,0 +1,120 @@
+"""Limits hold for what the MLflow server answers by itself: counted on the way to a real server behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from runstream.ingest.gateway.artifacts.access import ArtifactVerdicts
+from runstream.ingest.gateway.artifacts.config import ArtifactConfig
+from runstream.ingest.gateway.artifacts.mount import add_artifact_routes
+from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
+from runstream.ingest.gateway.http.hosts import HostRules
+from runstream.ingest.gateway.http.server_mode import ModeWatch, ServerMode
+from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
+
+LIMIT = 1000
+BASE = "/api/2.0/mlflow-artifacts"
+
+
+@dataclass
+class Behind:
+    """Takes whatever comes whole."""
+
+    stored: dict[str, int] = field(default_factory=dict)
+
+    async def take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        if request.method in ("PUT", "POST"):
+            self.stored[request.path] = len(body)
+        return web.json_response({})
+
+
+@pytest.fixture(params=[ServerMode.WORKSPACES, ServerMode.USERS, ServerMode.UNKNOWN, ServerMode.OPEN])
+async def site(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, Behind]]:
+    behind = Behind()
+    runners: list[web.AppRunner] = []
+
+    async def start(app: web.Application) -> str:
+        runner = web.AppRunner(app)
+        await runner.setup()
+        runners.append(runner)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", behind.take)
+    upstream = Upstream("tracking", await start(app), timeout_s=10)
+
+    async def relay(
+        request: web.Request, *, content: AsyncIterator[bytes] | None = None
+    ) -> web.StreamResponse:
+        try:
+            return await upstream.relay(request, content=content)
+        except UpstreamUnavailableError:
+            return web.Response(status=503)
+
+    class Fixed(ModeWatch):
+        async def settled(self) -> ServerMode:
+            return self.mode
+
+    server = Fixed(upstream.get, basic_auth=False)
+    server.mode = request.param
+    app = web.Application()
+    add_artifact_routes(
+        app,
+        ArtifactConfig(url="memory:", max_bytes=LIMIT),
+        prefix="",
+        ask=upstream.get,
+        relay=relay,
+        server=server,
+        hosts=HostRules(None),
+        telemetry=ArtifactTelemetry(CollectorRegistry()),
+        authorize=ArtifactVerdicts(get=upstream.get, post=upstream.post, ttl_s=30),
+    )
+    yield await start(app), behind
+    await upstream.close()
+    for runner in reversed(runners):
+        await runner.cleanup()
+
+
+async def chunks(size: int) -> AsyncIterator[bytes]:
+    for _ in range(size // 100):
+        yield b"x" * 100
+
+
+async def test_nothing_passes_the_limit(site: tuple[str, Behind]) -> None:
+    url, behind = site
+    path = f"{url}{BASE}/artifacts/1/r/artifacts/f"
+    page = f"{url}/ajax-api/2.0/mlflow/upload-artifact?run_uuid=r&path=f"
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        for headers in ({"Origin": "http://localhost:3000"}, {"X-MLFLOW-WORKSPACE": "team-a"}):
+            for method, address in (("PUT", path), ("POST", page)):
+                for size, status in ((LIMIT, 200), (LIMIT + 100, 413)):
+                    behind.stored.clear()
+                    for data in (b"x" * size, chunks(size)):
+                        async with session.request(method, address, data=data, headers=headers) as answer:
+                            assert answer.status == status, (method, address, size, await answer.text())
+                    assert list(behind.stored.values()) == ([LIMIT] if status == 200 else [])
+
+
+async def test_what_would_pass_by_the_gateway_is_refused_as_by_a_store_that_does_not_know_it(
+    site: tuple[str, Behind],
+) -> None:
+    url, behind = site
+    headers = {"X-MLFLOW-WORKSPACE": "team-a"}
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        for address in (
+            f"{BASE}/mpu/create/1/r/artifacts/f",
+            f"{BASE}/mpu/complete/1/r/artifacts/f",
+            "/api/2.0/mlflow/artifacts/presigned-upload-url",
+        ):
+            async with session.post(url + address, json={"path": "f"}, headers=headers) as answer:
+                assert answer.status == 501
+                assert "is not supported for the current artifact repository" in await answer.text()
+    assert behind.stored == {}
