@@ -89,7 +89,8 @@ class Screening:
         checks.experiment_id(change.experiment_id)
 
     def _create_experiment(self, change: CreateExperiment) -> None:
-        _require(bool(change.name) and len(change.name) <= checks.MAX_EXPERIMENT_NAME)
+        # MLflow 3.18 takes no blank name, 3.17 does.
+        _require(bool(change.name.strip()) and len(change.name) <= checks.MAX_EXPERIMENT_NAME)
         _require(not change.artifact_location)
         checks.each_once(change.tags)
         for tag in change.tags:
@@ -101,7 +102,7 @@ class Screening:
 
     def _update_experiment(self, change: UpdateExperiment) -> None:
         checks.experiment_id(change.experiment_id)
-        _require(bool(change.new_name) and len(change.new_name) <= checks.MAX_EXPERIMENT_NAME)
+        _require(bool(change.new_name.strip()) and len(change.new_name) <= checks.MAX_EXPERIMENT_NAME)
 
     def _set_experiment_tag(self, change: SetExperimentTag) -> None:
         checks.experiment_id(change.experiment_id)

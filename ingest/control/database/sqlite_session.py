@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from runstream.ingest.control.database.reads import Dialect, MetadataUnavailable
 from runstream.ingest.control.database.session import RefusedByDatabaseError
 
 _BUSY_TIMEOUT_S = 10.0
+# SQLite's own waiting sleeps for up to 100 ms between looks: beside a gateway that commits every few milliseconds the
+# lock would hardly ever be found free.
+_LOOK_AGAIN_S = 0.0005
 
 
 class SqliteSession:
@@ -29,7 +33,15 @@ class SqliteSession:
         return "sqlite"
 
     def begin(self) -> None:
-        self.execute("BEGIN IMMEDIATE")
+        deadline = time.monotonic() + _BUSY_TIMEOUT_S
+        while True:
+            try:
+                self.execute("BEGIN IMMEDIATE")
+                return
+            except MetadataUnavailableError as error:
+                if "locked" not in str(error) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_LOOK_AGAIN_S)
 
     def commit(self) -> None:
         self.execute("COMMIT")
@@ -69,7 +81,7 @@ class SqliteSession:
             connection = sqlite3.connect(
                 f"file:{quote(str(self._path))}?mode=rw",
                 uri=True,
-                timeout=_BUSY_TIMEOUT_S,
+                timeout=0,
                 isolation_level=None,
                 check_same_thread=False,
                 cached_statements=256,
