@@ -14,19 +14,19 @@ from runstream.schemas.ports.database import Database
 __all__ = ["ClickHouseUrl", "connect", "create_database", "parse_url"]
 
 
-def connect(url: str) -> Database:
+def connect(url: str, *, reserve: int | None = None) -> Database:
     """A database for ``chdb:///PATH`` or ``http(s)://user:password@host:port,host2:port/database``.
 
     chDB opens its folder at once (one process per folder, one folder per process) and raises
     ``ConfigError`` when another process holds it, it cannot be written, or the ``embedded`` extra is
     missing. HTTP connects at the first call, so that a role can start while ClickHouse is away. Options
-    follow ``?``: ``ClickHouseUrl``.
+    follow ``?``: ``ClickHouseUrl``. ``reserve`` is what chDB is to leave free on its disk, in bytes.
     """
     parsed = parse_url(url)
     if parsed.path is not None:
         from runstream.clickhouse.embedded import EmbeddedDatabase
 
-        return EmbeddedDatabase(parsed)
+        return EmbeddedDatabase(parsed, reserve=reserve)
     from runstream.clickhouse.server import ServerDatabase
 
     return ServerDatabase(parsed)

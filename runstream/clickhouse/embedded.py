@@ -18,6 +18,7 @@ from runstream.clickhouse.errors import translate
 from runstream.clickhouse.pool import Pool
 from runstream.clickhouse.sql import identifiers, literal, settings_clause
 from runstream.clickhouse.url import ClickHouseUrl
+from runstream.process.disk import free_bytes, reserve_bytes
 from runstream.schemas.errors import ConfigError
 from runstream.schemas.ports.database import DatabaseError
 
@@ -34,6 +35,9 @@ _ENGINE_OPTIONS = {
     "os_threads_nice_value_merge_mutate": "5",
     "log-level": "fatal",
 }
+# Counted by the engine for every write to a file that the disk refuses (src/Common/ProfileEvents.cpp).
+_REFUSED_WRITES = "SELECT value FROM system.events WHERE event = 'WriteBufferFromFileDescriptorWriteFailed'"
+_NOT_ENOUGH_SPACE = 243
 _SESSION_SETTINGS = {
     "output_format_arrow_string_as_string": 1,
     "output_format_arrow_low_cardinality_as_dictionary": 0,
@@ -49,9 +53,13 @@ class EmbeddedDatabase:
     """``runstream.schemas.ports.database.Database`` on chDB; also holds the folder's lock until ``close``.
 
     chDB serialises the queries of one connection, so calls borrow connections from a bounded pool.
+
+    chDB (4.4) goes on when the disk refuses a write: it puts parts in place whose files are empty or cut short, and
+    reports success. So nothing is inserted while less than half of ``reserve_bytes`` is free, and what was written
+    while a write was refused is an error, to be repeated.
     """
 
-    def __init__(self, url: ClickHouseUrl) -> None:
+    def __init__(self, url: ClickHouseUrl, *, reserve: int | None = None) -> None:
         assert url.path is not None
         try:
             import chdb
@@ -66,6 +74,12 @@ class EmbeddedDatabase:
         self._database = url.database
         self._options = {**_ENGINE_OPTIONS, **url.settings}
         self._lock_file = _lock(self._folder)
+        self.reserve_bytes = reserve_bytes(self._folder, reserve)
+        self._counting = threading.Lock()
+        self._refused = 0
+        if not self.has_room():
+            self._lock_file.close()
+            raise ConfigError(f"the disk is full: {self._room()}; make room at {self._folder}")
         self._clients: Pool[Client] = Pool(self._open_client, lambda client: client.close(), url.pool_size)
         self._streams = threading.BoundedSemaphore(url.pool_size)
         try:
@@ -84,7 +98,7 @@ class EmbeddedDatabase:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         """See ``Database.execute``."""
-        with self._client() as client:
+        with self._complete(), self._client() as client:
             client.command(sql, parameters=_copy(parameters), settings=_copy(settings))
 
     def arrow(
@@ -134,12 +148,60 @@ class EmbeddedDatabase:
         if deduplication_token is not None:
             settings["insert_deduplication_token"] = deduplication_token
         names = identifiers(columns)
-        with _block_file(block, self._folder) as path, self._client() as client:
+        if not self.has_room():
+            raise DatabaseError(
+                f"nothing is inserted: {self._room()}", code=_NOT_ENOUGH_SPACE, retryable=True
+            )
+        with self._complete(), _block_file(block, self._folder) as path, self._client() as client:
             # An in-memory file read by the engine is the cheapest way in (3/4 of the CPU of INFILE and of
             # chDB's own streaming inserts), and the data never passes the SQL parser.
             client.command(
                 f"INSERT INTO {table} ({names}){settings_clause(settings)} "
                 f"SELECT {names} FROM file({literal(path)}, Native)"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """Where the engine keeps everything."""
+        return self._folder
+
+    def free_bytes(self) -> int:
+        """What is free on the engine's disk. Raises ``OSError``."""
+        return free_bytes(self._folder)
+
+    def has_room(self) -> bool:
+        """Whether enough is free for the engine to write to its disk. Raises ``OSError``."""
+        return self.free_bytes() >= self.reserve_bytes // 2
+
+    def refused_writes(self) -> int:
+        """How many writes to files the disk has refused since the start. Raises ``DatabaseError``."""
+        with self._counting:
+            if self._lock_file.closed:
+                raise DatabaseError("the engine is closed")
+            try:
+                text = self._engine.query(_REFUSED_WRITES, "TabSeparated").bytes()
+            except Exception as error:
+                raise translate(error) from error
+            self._refused = max(self._refused, int(text or 0))
+            return self._refused
+
+    def _room(self) -> str:
+        mib = 1 << 20
+        kept = self.reserve_bytes // 2 // mib
+        return f"{self.free_bytes() // mib} MiB are free, {kept} MiB are kept for the engine"
+
+    @contextlib.contextmanager
+    def _complete(self) -> Iterator[None]:
+        """Raise a retryable error after the block if the disk has refused a write of the engine meanwhile."""
+        # At most what had been refused when the block began: a merge's misfortune in between is taken for the block's
+        # own, which is repeated for nothing.
+        before = self._refused
+        yield
+        if self.refused_writes() != before:
+            raise DatabaseError(
+                "the disk refused a write while the engine was writing",
+                code=_NOT_ENOUGH_SPACE,
+                retryable=True,
             )
 
     def ping(self) -> bool:
@@ -153,9 +215,10 @@ class EmbeddedDatabase:
     def close(self) -> None:
         """See ``Database.close``."""
         self._clients.close()
-        if not self._lock_file.closed:
-            self._engine.close()
-            self._lock_file.close()
+        with self._counting:
+            if not self._lock_file.closed:
+                self._engine.close()
+                self._lock_file.close()
 
     @contextlib.contextmanager
     def _client(self) -> Iterator[Client]:

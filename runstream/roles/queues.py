@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from runstream.ingest.queue.protocol import Consumer, Producer
+from runstream.process.disk import reserve_bytes
 from runstream.schemas.errors import ConfigError
 from runstream.settings import QueueSettings
 
 if TYPE_CHECKING:
     from runstream.ingest.queue.kafka import KafkaSettings
+    from runstream.ingest.queue.local.retention import Retention
 
 _HOUR_MS = 3_600_000
 _SEGMENT_BYTES = 64 << 20
 _APPEND_TIMEOUT_S = 15.0
 _MAX_PENDING_BYTES = 128 << 20
+_KEPT_BYTES = 256 << 20
 
 
 def is_local(settings: QueueSettings) -> bool:
@@ -66,6 +71,15 @@ def kafka_settings(
     )
 
 
+def _reserve(folder: str, chosen: int | None) -> int:
+    """What the log leaves free; its folder is made by whoever opens it."""
+    return reserve_bytes(_existing(folder), chosen)
+
+
+def _existing(folder: str) -> Path:
+    return next(one for one in (Path(folder), *Path(folder).absolute().parents) if one.exists())
+
+
 async def open_producer(
     settings: QueueSettings,
     *,
@@ -77,11 +91,13 @@ async def open_producer(
     if is_local(settings):
         from runstream.ingest.queue.local import LocalLogProducer
 
+        folder = local_path(settings.queue)
         local = LocalLogProducer(
-            local_path(settings.queue),
+            folder,
             max_bytes=settings.queue_max_bytes,
             max_pending_bytes=max_pending_bytes,
             deadline_s=append_timeout_s,
+            reserve_bytes=_reserve(folder, settings.disk_reserve_bytes),
             # Consumed records leave the disk by whole segments, so these have to be small beside the bound.
             segment_bytes=min(_SEGMENT_BYTES, settings.queue_max_bytes // 8),
         )
@@ -96,12 +112,24 @@ async def open_producer(
     return kafka
 
 
-def make_consumer(settings: QueueSettings) -> Consumer:
-    """A consumer; the writer starts it."""
+def log_retention(settings: QueueSettings) -> Retention:
+    """What the local log keeps of what is consumed: up to 256 MiB, an eighth of its bound, or a twentieth of its disk.
+
+    Consumed segments are taken up whole, so on small disks it is the newest alone.
+    """
+    from runstream.ingest.queue.local.retention import Retention
+
+    facts = os.statvfs(_existing(local_path(settings.queue)))
+    disk_bytes = facts.f_blocks * facts.f_frsize
+    return Retention(max_bytes=min(_KEPT_BYTES, settings.queue_max_bytes // 8, disk_bytes // 20))
+
+
+def make_consumer(settings: QueueSettings, retention: Retention | None = None) -> Consumer:
+    """A consumer; the writer starts it. ``retention`` is the local log's."""
     if is_local(settings):
         from runstream.ingest.queue.local import LocalLogConsumer
 
-        return LocalLogConsumer(local_path(settings.queue))
+        return LocalLogConsumer(local_path(settings.queue), retention=retention)
     from runstream.ingest.queue.kafka import KafkaConsumerQueue
 
     return KafkaConsumerQueue(kafka_settings(settings))

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from runstream.clickhouse import connect, parse_url
+from runstream.clickhouse.embedded import EmbeddedDatabase
 from runstream.clickhouse.migrate import migrate, status
 from runstream.clickhouse.part_guard import PartGuard
 from runstream.ingest.writer.barrier import LocalBarrier
@@ -23,7 +25,8 @@ from runstream.query.live.hub import Hub
 from runstream.query.service import QueryConfig, create_app
 from runstream.query.sql.threads import SqlThreads
 from runstream.roles import wiring
-from runstream.roles.queues import is_local, kafka_settings, make_consumer
+from runstream.roles.queues import is_local, kafka_settings, local_path, log_retention, make_consumer
+from runstream.roles.rewrite import rewrite
 from runstream.roles.sql_process import SqlProcess
 from runstream.schemas.errors import ConfigError
 from runstream.schemas.migrations import METRICS_TABLE, Flavour
@@ -35,6 +38,7 @@ _READ_DRAIN_S = 5.0
 # In the engine's folder, because links do not cross file systems.
 _SQL_FOLDER = "runstream-sql"
 _GUARDED = (METRICS_TABLE, "metric_rollups")
+DatabaseT = TypeVar("DatabaseT", bound=Database)
 # What a statement that nobody can end gets beyond the writer's deadline.
 _LEAVE_S = 3.0
 
@@ -49,7 +53,9 @@ async def _storage(settings: StorageSettings) -> None:
     config = _query_config(settings)
     stop = stop_on_signals()
     listener = wiring.listener(settings)
-    consumer = make_consumer(settings)
+    local = is_local(settings)
+    retention = log_retention(settings) if local else None
+    consumer = make_consumer(settings, retention)
     async with _opened(_open_embedded, settings) as (database, latest):
         # Whoever listens to live points hears of them before they are in ClickHouse.
         hub = Hub()
@@ -57,7 +63,13 @@ async def _storage(settings: StorageSettings) -> None:
         folder = Path(parse_url(settings.clickhouse.get_secret_value()).path or "") / _SQL_FOLDER
         statements = SqlProcess(database, folder, max_query_s=config.sql_timeout_s)
         app = create_app(database, LocalBarrier(consumer, writer), config, hub, statements)
-        guarding = asyncio.create_task(keep_running("part guard", PartGuard(database, _GUARDED).run))
+        guard = PartGuard(
+            database,
+            _GUARDED,
+            rewrite=(lambda: rewrite(Path(local_path(settings.queue)), database)) if local else None,
+            survived=retention.has_survived if retention is not None else None,
+        )
+        guarding = asyncio.create_task(keep_running("part guard", guard.run))
         try:
             async with writing(writer, stop, settings.drain_timeout_s):
                 await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
@@ -145,8 +157,8 @@ def _open_migrated(settings: StorageSettings) -> Database:
 
 @asynccontextmanager
 async def _opened(
-    open_database: Callable[[StorageSettings], Database], settings: StorageSettings
-) -> AsyncIterator[tuple[Database, LatestValues]]:
+    open_database: Callable[[StorageSettings], DatabaseT], settings: StorageSettings
+) -> AsyncIterator[tuple[DatabaseT, LatestValues]]:
     """Both databases of a writer, closed again at the end of the block."""
     database = await asyncio.to_thread(open_database, settings)
     try:
@@ -181,8 +193,11 @@ async def writing(
             await running
 
 
-def _open_embedded(settings: StorageSettings) -> Database:
-    database = connect(settings.clickhouse.get_secret_value())
+def _open_embedded(settings: StorageSettings) -> EmbeddedDatabase:
+    database = connect(settings.clickhouse.get_secret_value(), reserve=settings.disk_reserve_bytes)
+    if not isinstance(database, EmbeddedDatabase):
+        database.close()
+        raise ConfigError("`runstream storage` is for chdb://; run writer and query apart with a server")
     try:
         migrate(database, Flavour())
     except BaseException:

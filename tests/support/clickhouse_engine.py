@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable
 
 from runstream.clickhouse import connect
+from runstream.clickhouse.embedded import EmbeddedDatabase
 from runstream.clickhouse.migrate import migrate
 from runstream.schemas.migrations import Flavour
 from runstream.schemas.ports.database import Database
@@ -18,7 +19,7 @@ Point = tuple[int, int, float]  # step, timestamp, value
 
 
 @functools.cache
-def shared_database() -> Database:
+def shared_database() -> EmbeddedDatabase:
     """The engine, with the metrics table and merges stopped: repeats stay in the table until somebody reads
     it.
 
@@ -26,6 +27,7 @@ def shared_database() -> Database:
     """
     folder = tempfile.mkdtemp(prefix="runstream-clickhouse-")
     database = connect(f"chdb://{folder}")
+    assert isinstance(database, EmbeddedDatabase)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(database.close)
     migrate(database, Flavour())

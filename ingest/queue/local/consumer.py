@@ -8,11 +8,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from runstream.ingest.queue.local.dead_letters import DeadLetters
 from runstream.ingest.queue.local.files import CONSUMER_LOCK, list_streams, lock_file, make_dir
+from runstream.ingest.queue.local.retention import Retention
 from runstream.ingest.queue.local.stream import StreamConsumer
 from runstream.ingest.queue.protocol import Message, RevokeHandler
 from runstream.schemas.errors import ConfigError, QueueUnavailableError
@@ -31,11 +33,20 @@ class LocalLogConsumer:
 
     It looks for new records every 5 ms, and every 50 ms after a quiet while; ``end_offsets`` of the same
     object wakes it at once. File access happens in threads of its own. ``dead_letter_bytes`` bounds
-    ``LOG/dead-letters``; past it the oldest letters go, counted and logged.
+    ``LOG/dead-letters``; past it the oldest letters go, counted and logged. ``retention`` says what stays of
+    what is consumed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, dead_letter_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dead_letter_bytes: int = 1 << 30,
+        retention: Retention | None = None,
+    ) -> None:
         self._log = Path(path)
+        # By default nothing stays that is consumed.
+        self._retention = retention or Retention(max_bytes=0)
         self._dead_letter_bytes = dead_letter_bytes
         self._streams: dict[int, StreamConsumer] = {}
         self._lock: int | None = None
@@ -209,6 +220,10 @@ class LocalLogConsumer:
     def _commit(self, offsets: dict[int, int]) -> None:
         for number, offset in offsets.items():
             self._streams[number].commit(offset)
+        # The streams share the room: what one does not use is not another's, which keeps it simple.
+        share = replace(self._retention, max_bytes=self._retention.max_bytes // max(1, len(self._streams)))
+        for number in offsets:
+            self._streams[number].release(share)
 
     def _ends(self, streams: list[StreamConsumer]) -> dict[int, int]:
         return {stream.stream: stream.end() for stream in streams}

@@ -36,6 +36,7 @@ _MAX_STREAMS = 10_000
 _RETRY_S = 0.2
 _COMMITTED_EVERY_S = 0.02
 _DEPTH_EVERY_S = 0.5
+_FREE_EVERY_S = 0.05
 
 _Entry = tuple[bytes, "asyncio.Future[None]", float]
 
@@ -49,7 +50,8 @@ class LocalLogProducer:
 
     ``max_bytes`` bounds the unconsumed bytes of this stream on the disk, ``max_pending_bytes`` those in
     memory on their way there (``QueueFullError``). ``deadline_s`` bounds each append
-    (``QueueUnavailableError``). ``clock`` counts seconds, monotonic.
+    (``QueueUnavailableError``). Nothing is taken while less than ``reserve_bytes`` are free on the disk
+    (``QueueFullError``): whoever consumes the log needs room to make some. ``clock`` counts seconds, monotonic.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class LocalLogProducer:
         max_pending_bytes: int = 64 << 20,
         segment_bytes: int = 64 << 20,
         deadline_s: float = 10.0,
+        reserve_bytes: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = Path(path)
@@ -67,6 +70,9 @@ class LocalLogProducer:
         self._max_pending_bytes = max_pending_bytes
         self._segment_bytes = segment_bytes
         self._deadline_s = deadline_s
+        self._reserve_bytes = reserve_bytes
+        self._free_bytes = 0
+        self._free_read_at = float("-inf")
         self._clock = clock
         self._stream = -1
         self._lock: int | None = None
@@ -163,6 +169,14 @@ class LocalLogProducer:
         held = self._end + self._unwritten_bytes + size - self._max_bytes
         if held > self._committed and now - self._committed_read_at >= _COMMITTED_EVERY_S:
             self._read_committed(now)
+        if self._reserve_bytes and now - self._free_read_at >= _FREE_EVERY_S:
+            facts = os.statvfs(self._log)
+            self._free_bytes = facts.f_bavail * facts.f_frsize
+            self._free_read_at = now
+        if self._reserve_bytes > self._free_bytes:
+            raise QueueFullError(
+                f"the disk is nearly full: {self._free_bytes >> 20} MiB are free, {self._reserve_bytes >> 20} are kept"
+            )
         if held > self._committed:
             raise QueueFullError(f"the log holds {self._max_bytes} bytes that the writer has not consumed")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from runstream.ingest.queue.local.files import (
@@ -12,6 +14,7 @@ from runstream.ingest.queue.local.files import (
     segment_name,
     stream_dir,
 )
+from runstream.ingest.queue.local.retention import Retention
 from runstream.ingest.queue.local.segment import SegmentReader, set_aside_foreign
 from runstream.ingest.queue.protocol import Message
 
@@ -77,8 +80,11 @@ class StreamConsumer:
     ``delivered`` is the offset after the last record that was read.
     """
 
-    def __init__(self, log: Path, stream: int) -> None:
+    def __init__(self, log: Path, stream: int, *, wall_clock: Callable[[], float] = time.time) -> None:
         self.stream = stream
+        self._wall_clock = wall_clock
+        # When each segment that stays was found to be wholly consumed.
+        self._consumed_at: dict[int, float] = {}
         self._directory = stream_dir(log, stream)
         set_aside_foreign(self._directory)
         self._commit_file = CommitFile(self._directory)
@@ -147,18 +153,30 @@ class StreamConsumer:
         return self._end
 
     def commit(self, offset: int) -> None:
-        """Store the committed offset durably and remove the segments that are wholly consumed. The newest
-        stays: it is being written. Raises ``OSError``."""
+        """Store the committed offset durably. Raises ``OSError``."""
         if offset <= self.committed:
             return
         self._commit_file.write(offset)
         self.committed = offset
+
+    def release(self, retention: Retention) -> None:
+        """Remove segments that are wholly consumed and need not stay, oldest first. The newest stays: it is being
+        written. Raises ``OSError``."""
+        now = self._wall_clock()
+        consumed: dict[int, int] = {}
         for base in list_segments(self._directory)[:-1]:
-            path = self._directory / segment_name(base)
             with contextlib.suppress(FileNotFoundError):
-                if base + path.stat().st_size > offset:
+                size = (self._directory / segment_name(base)).stat().st_size
+                if base + size > self.committed:
                     break
-                path.unlink()
+                consumed[base] = size
+        self._consumed_at = {base: self._consumed_at.get(base, now) for base in consumed}
+        total = sum(consumed.values())
+        for base, size in consumed.items():
+            if total <= retention.max_bytes and not retention.is_over(self._consumed_at[base], now):
+                break
+            (self._directory / segment_name(base)).unlink(missing_ok=True)
+            total -= size
 
     def close(self) -> None:
         """Close the files; commits nothing."""
