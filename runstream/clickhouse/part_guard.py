@@ -36,6 +36,7 @@ _LET_GO_EVERY_S = 15.0
 _LET_GO_S = 1.5
 # A statement that puts parts in order takes some kilobytes.
 _REPAIR_BYTES = 1 << 20
+_BALLAST_BYTES = 32 << 20
 _PARTS = (
     "SELECT name, path, active, toUInt64(rows) AS rows, toUInt64(bytes_on_disk) AS bytes,"
     " min_block_number AS low, max_block_number AS high, toUnixTimestamp(modification_time) AS made FROM system.parts"
@@ -108,7 +109,7 @@ class PartGuard:
         self._rewrite = rewrite
         self._survived = survived
         self._monotonic = monotonic
-        self._ballast = Ballast(database.folder / "ballast", database.reserve_bytes // 4)
+        self._ballast = Ballast(database.folder / "ballast", min(database.reserve_bytes // 4, _BALLAST_BYTES))
         self._whole: dict[str, set[str]] = {table: set() for table in self._tables}
         self._refused = dict.fromkeys(self._tables, 0)
         self._broken: dict[str, list[str]] = {table: [] for table in self._tables}
