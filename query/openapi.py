@@ -40,7 +40,8 @@ _REFUSALS = {
     "413": "The request is too large",
     "415": "The body is not application/json",
     "500": "ClickHouse could not answer",
-    "503": "Busy, or a part is away; try again after Retry-After seconds",
+    "429": "Busy, or a part is away; try again after Retry-After seconds",
+    "503": "The same, where no gateway is between that waits for it",
 }
 _STALE = {
     "X-Runstream-Stale": {

@@ -75,7 +75,9 @@ class QueueSettings(_Environment):
     queue_max_bytes: int = Field(
         8 * _GIB,
         ge=MIN_QUEUE_BYTES,
-        description="unconsumed bytes of the local log after which writes get 503, over all gateways of `serve`",
+        description=(
+            "unconsumed bytes of the local log after which writes wait, then get 429, over all gateways of `serve`"
+        ),
     )
     disk_reserve_bytes: int | None = Field(
         None,
@@ -181,9 +183,16 @@ class GatewaySettings(_Role, _Listen, QueueSettings, _Artifacts):
     linger_ms: float = Field(1.0, ge=0, description="how long a busy gateway collects points for one record")
     max_record_bytes: int = Field(_MIB, ge=4096, description="a record is closed at this size")
     max_pending_bytes: int = Field(
-        128 * _MIB, ge=_MIB, description="accepted bytes not durable yet; then 503"
+        128 * _MIB, ge=_MIB, description="accepted bytes not durable yet; then 429"
     )
-    append_timeout_s: float = Field(15, gt=0, description="after this a write that is not durable gets 503")
+    append_timeout_s: float = Field(
+        15, gt=0, description="after this an append has failed and is tried again"
+    )
+    hold_s: float = Field(
+        45,
+        ge=0,
+        description="how long a request waits for a part that is away; less than proxies wait for an answer",
+    )
     verdict_ttl_s: float = Field(
         30, ge=0, description="how long 'this caller may write to this run' is remembered"
     )

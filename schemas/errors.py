@@ -1,6 +1,7 @@
 """Errors that cross a boundary between parts.
 
-Each says whether trying again can help (``retryable``). Only the HTTP edge turns them into status codes.
+Each says whether trying again can help (``retryable``), and whether it is safe (``nothing_done``). Only the HTTP edge
+turns them into status codes.
 """
 
 from __future__ import annotations
@@ -10,21 +11,32 @@ from typing import ClassVar
 
 
 class RunstreamError(Exception):
-    """Base of every error that Runstream raises on purpose."""
+    """Base of every error that Runstream raises on purpose.
+
+    ``nothing_done`` tells that surely nothing has been done of what was asked, or that doing it twice is the same as
+    once. ``away_s`` is how long what is missing has been away, in seconds, where somebody knows.
+    """
 
     retryable = False
+    nothing_done = False
+    away_s = 0.0
 
 
 class QueueFullError(RunstreamError):
     """The queue holds as many unconsumed bytes as its bound allows; the reader is slow or away."""
 
     retryable = True
+    nothing_done = True
 
 
 class QueueUnavailableError(RunstreamError):
-    """The queue cannot make a record durable now (disk full, broker away, deadline passed)."""
+    """The queue cannot make a record durable now (disk full, broker away, deadline passed).
+
+    It may hold the points all the same: identical points are one point.
+    """
 
     retryable = True
+    nothing_done = True
 
 
 class BadRecordError(RunstreamError):

@@ -50,12 +50,14 @@ class BusyError(ArtifactError):
     """Too many transfers are under way in this process."""
 
     retryable = True
+    nothing_done = True
 
 
 class StoreUnavailableError(ArtifactError):
     """The store failed, stalled or is away; what was under way left nothing visible."""
 
     retryable = True
+    nothing_done = True
 
 
 class StoreRefusedError(ArtifactError):

@@ -53,19 +53,24 @@ class Transactions:
     def execute(self, changes: Sequence[Change]) -> Sequence[Outcome]:
         """An outcome for each change, in their order; those that are no exception are durable."""
         deadline = self._clock() + self._patience_s
+        unknown = False
         while True:
             try:
                 return self._together(changes)
             except (MetadataUnavailableError, ConflictError, CommitUnknownError) as error:
+                unknown = unknown or isinstance(error, CommitUnknownError)
                 if self._clock() >= deadline:
                     _log.warning("changes of runs were not taken", extra={"reason": str(error)[:200]})
                     away = MetadataUnavailableError("the metadata database does not take changes now")
+                    away.nothing_done = not unknown
                     return [away] * len(changes)
                 if isinstance(error, CommitUnknownError) and any(
                     isinstance(change, CreateExperiment) and change.key is None for change in changes
                 ):
                     # Repeating these could refuse, as taken, the name that they themselves took.
-                    return [MetadataUnavailableError(str(error))] * len(changes)
+                    away = MetadataUnavailableError(str(error))
+                    away.nothing_done = False
+                    return [away] * len(changes)
                 self._pause(_PAUSE_S)
             except RefusedByDatabaseError as error:
                 if len(changes) == 1:

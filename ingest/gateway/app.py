@@ -26,6 +26,7 @@ from runstream.ingest.gateway.control.routes import ControlRoutes
 from runstream.ingest.gateway.control.searches import SearchRoutes
 from runstream.ingest.gateway.http.door import Bounds, Door
 from runstream.ingest.gateway.http.handling import Routes
+from runstream.ingest.gateway.http.holding import Holding
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.mount import MountedRoutes, normalise, refusing_odd
 from runstream.ingest.gateway.http.origins import Origins
@@ -47,9 +48,9 @@ from runstream.schemas.tasks import keep_running
 
 _log = logging.getLogger(__name__)
 _GAUGE_INTERVAL_S = 1.0
-_SEARCH_TIMEOUT_S = 90.0
 # More than the listeners that a query service admits.
 _OWN_CONNECTIONS = 2_000
+_READ_CONNECTIONS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,22 @@ class Gateway:
     """A gateway of one process: the full application, and the door that stands before it."""
 
     app: web.Application
-    front: Callable[[web.Server, Callable[[], RequestHandler]], Door]
+    front: Callable[[web.Server, Callable[[], RequestHandler]], _Front]
+
+
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """The door; a gateway that stops holds nothing any more, so that who waits can go to another one."""
+
+    door: Door
+    holding: Holding
+
+    def __call__(self) -> asyncio.Protocol:
+        return self.door()
+
+    async def drain(self) -> None:
+        self.holding.end()
+        await self.door.drain()
 
 
 def create_gateway(parts: GatewayParts) -> Gateway:
@@ -83,15 +99,21 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     epochs = Epochs(parts.epochs_path)
     hosts = HostRules(config.allowed_hosts)
     prefix = config.static_prefix
-    tracking = Upstream("tracking", config.tracking_url, timeout_s=config.upstream_timeout_s, prefix=prefix)
-    token = config.internal_token
-    query = Upstream("query", config.query_url, timeout_s=config.upstream_timeout_s, token=token)
-    own = Upstream(
-        "query",
-        config.query_url,
-        timeout_s=config.upstream_timeout_s,
-        token=token,
-        max_connections=_OWN_CONNECTIONS,
+    holding = Holding(max_s=config.hold_s, max_requests=config.hold_requests, max_bytes=config.hold_bytes)
+    tracking = Upstream(
+        "tracking", config.tracking_url, timeout_s=config.upstream_timeout_s, prefix=prefix, holding=holding
+    )
+    query, own = (
+        Upstream(
+            "query",
+            config.query_url,
+            timeout_s=config.upstream_timeout_s,
+            token=config.internal_token,
+            reads_only=True,
+            holding=holding,
+            max_connections=connections,
+        )
+        for connections in (_READ_CONNECTIONS, _OWN_CONNECTIONS)
     )
     pace = Pace(urgent=lambda: batcher.pending_bytes > 0)
     batcher = Batcher(
@@ -101,6 +123,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         max_record_bytes=config.max_record_bytes,
         max_pending_bytes=config.max_pending_bytes,
         append_timeout_s=config.append_timeout_s,
+        holding=holding,
     )
     server = ModeWatch(tracking.get, basic_auth=config.basic_auth)
     plane = ControlPlane(config.metadata) if config.metadata else None
@@ -143,11 +166,9 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         creates=lambda: control.store(()) is not None,
     ).add_to(routes, prefix)
     fresh = FreshRuns(reads.barrier)
-    ControlRoutes(control, fresh, Onward(tracking), epochs).add_to(routes, prefix)
+    ControlRoutes(control, fresh, Onward(tracking), epochs, holding.line()).add_to(routes, prefix)
     searches = SearchWorkers(config.metadata) if config.metadata else None
-    # What is passed on may take MLflow's server long.
-    patient = Upstream("tracking", config.tracking_url, timeout_s=_SEARCH_TIMEOUT_S, prefix=prefix)
-    SearchRoutes(control, searches, Onward(patient), reads.barrier).add_to(routes, prefix)
+    SearchRoutes(control, searches, Onward(tracking), reads.barrier).add_to(routes, prefix)
     probes = {f"{base}/{probe}" for base in ("", prefix) for probe in ("health", "ready", "metrics")}
     app = web.Application(client_max_size=config.max_body_bytes, middlewares=[refusing_odd(hosts, probes)])
     if config.artifacts is not None:
@@ -161,15 +182,16 @@ def create_gateway(parts: GatewayParts) -> Gateway:
             app,
             config.artifacts,
             prefix=prefix,
-            ask=tracking.get,
+            ask=tracking.get_held,
             relay=reads.relay,
             server=server,
             hosts=hosts,
             telemetry=ArtifactTelemetry(),
             authorize=verdicts,
             give_way=pace,
+            holding=holding,
         )
-    HealthRoutes(Readiness(tracking, query), parts.expose).add_to(app, prefix)
+    HealthRoutes(Readiness(tracking, query, parts.producer.check), parts.expose).add_to(app, prefix)
     MountedRoutes(routes, relay=reads.relay, hosts=hosts).add_to(app)
     reads.add_to(app, prefix)
 
@@ -201,7 +223,6 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         await aside.close()
         await parts.producer.close()
         await tracking.close()
-        await patient.close()
         await query.close()
         await own.close()
         epochs.close()
@@ -209,13 +230,14 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     app.cleanup_ctx.append(life)
 
     async def end_streams(_: web.Application) -> None:
+        holding.end()
         own.end_streams()
 
     app.on_shutdown.append(end_streams)
 
-    def front(server: web.Server, make_handler: Callable[[], RequestHandler]) -> Door:
+    def front(server: web.Server, make_handler: Callable[[], RequestHandler]) -> _Front:
         normalise(server)
-        return Door(
+        door = Door(
             routes,
             hosts,
             make_handler,
@@ -225,6 +247,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
                 connections=config.max_connections,
             ),
         )
+        return _Front(door, holding)
 
     return Gateway(app, front)
 

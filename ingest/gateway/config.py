@@ -15,7 +15,9 @@ class GatewayConfig:
     ``internal_token`` is shared with both and never leaves the server's machines. ``basic_auth`` says that
     the MLflow server runs with ``--app-name basic-auth``; how else it tells callers apart is learnt from it.
     ``metadata`` is the address of its database, with which experiments, runs and models are served here.
-    ``artifacts=None`` and ``metadata=None`` leave those to it.
+    ``artifacts=None`` and ``metadata=None`` leave those to it. What has surely not been processed, because a part
+    is away, is held for ``hold_s`` at most: ``hold_requests`` at once, with bodies of ``hold_bytes``. Past that callers
+    are told to come again, in ``retry_after_s`` at least.
     """
 
     tracking_url: str
@@ -39,6 +41,9 @@ class GatewayConfig:
     verdict_entries: int = 100_000
     barrier_timeout_s: float = 10.0
     upstream_timeout_s: float = 20.0
-    retry_after_s: int = 1
+    hold_s: float = 45.0
+    hold_requests: int = 1_000
+    hold_bytes: int = 64 << 20
+    retry_after_s: int = 5
     drain_timeout_s: float = 10.0
     idle_timeout_s: float = 75.0

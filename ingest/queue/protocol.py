@@ -59,6 +59,10 @@ class Producer(Protocol):
         """Unconsumed bytes as this producer knows them; never blocks."""
         ...
 
+    async def check(self) -> None:
+        """Raise what an append would raise now, as far as that can be told without one."""
+        ...
+
     async def close(self) -> None:
         """Finish what is under way and release everything."""
         ...

@@ -13,7 +13,8 @@ from runstream.schemas.ports.database import DatabaseError
 from runstream.schemas.wire import STALE_HEADER
 
 JSON = "application/json"
-_RETRY_AFTER = {"Retry-After": "1"}
+# MLflow's client obeys it, and tries seven times: minutes.
+_RETRY_AFTER = {"Retry-After": "20"}
 # ClickHouse: ATTEMPT_TO_READ_AFTER_EOF, CANNOT_READ_ALL_DATA, CHECKSUM_DOESNT_MATCH, FILE_DOESNT_EXIST, CORRUPTED_DATA,
 # CANNOT_DECOMPRESS.
 _DAMAGED = (32, 33, 40, 107, 246, 271)
@@ -39,13 +40,14 @@ def failure(error: MlflowError, headers: dict[str, str] | None = None) -> web.Re
 
 @web.middleware
 async def errors_to_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn the errors that reads raise into answers. 503 with ``Retry-After`` for what passes by itself."""
+    """Turn the errors that reads raise into answers. For what passes by itself there is ``Retry-After``: 429 where too
+    much is asked at once, 503 while the database is away, which the gateway waits out."""
     try:
         return await handler(request)
     except MlflowError as error:
         return failure(error)
     except BusyError as error:
-        return failure(MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", 503), _RETRY_AFTER)
+        return failure(MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", 429), _RETRY_AFTER)
     except DatabaseError as error:
         _log.warning("a read failed", extra={"path": request.path, "code": error.code, "error": str(error)})
         # The server's own engine has its parts repaired (runstream.clickhouse.part_guard), in a second or two.

@@ -8,6 +8,8 @@ was too slow; the connection ends).
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 from aiohttp import web
 
@@ -19,13 +21,17 @@ from runstream.schemas.wire import API
 
 _HEARTBEAT_S = 10.0
 _RETRY_MS = 1_000
+_PIECE_BYTES = 256 << 10
+# A listener whose connection takes nothing for so long is cut off: its place is somebody else's.
+_STALL_S = 30.0
 
 
 class LiveRoutes:
     """Handlers of the live stream."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, *, stall_s: float = _STALL_S) -> None:
         self._hub = hub
+        self._stall_s = stall_s
         self._closing = False
         self._open: set[Listener] = set()
 
@@ -73,17 +79,26 @@ class LiveRoutes:
                 }
             )
             await response.prepare(request)
-            await response.write(f"retry: {_RETRY_MS}\n".encode())
+            await self._write(response, f"retry: {_RETRY_MS}\n".encode())
             while not self._closing and not await self._hub.watched(runs, _HEARTBEAT_S):
-                await response.write(b": not yet\n\n")
-            await response.write(self._opening(request, runs, keys))
+                await self._write(response, b": not yet\n\n")
+            await self._write(response, self._opening(request, runs, keys))
             await self._send(response, listener, keys)
         except ConnectionError:
             pass
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
         finally:
             self._open.discard(listener)
             self._hub.leave(listener)
         return response
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        # In pieces: whoever takes some of it, however slowly, is reading.
+        for at in range(0, len(data), _PIECE_BYTES):
+            async with asyncio.timeout(self._stall_s):
+                await response.write(data[at : at + _PIECE_BYTES])
 
     def _opening(self, request: web.Request, runs: list[str], keys: KeyFilter) -> bytes:
         """What was missed since ``Last-Event-ID``, or a word that it is not known."""
@@ -115,7 +130,7 @@ class LiveRoutes:
             if listener.dropped:
                 reason = orjson.dumps({"reason": "too slow: points were left unread"})
                 chunks.append(b"event: dropped\ndata: " + reason + b"\n\n")
-            await response.write(b"".join(chunks) or b": still here\n\n")
+            await self._write(response, b"".join(chunks) or b": still here\n\n")
             if listener.dropped:
                 return
 

@@ -78,6 +78,7 @@ def _config(settings: GatewaySettings) -> GatewayConfig:
         max_record_bytes=settings.max_record_bytes,
         max_pending_bytes=settings.max_pending_bytes,
         append_timeout_s=settings.append_timeout_s,
+        hold_s=settings.hold_s,
         verdict_ttl_s=settings.verdict_ttl_s,
         barrier_timeout_s=settings.barrier_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,

@@ -12,9 +12,13 @@ Row = tuple[Any, ...]
 
 
 class MetadataUnavailableError(RunstreamError):
-    """The metadata database does not answer, or not in time; trying again may help."""
+    """The metadata database does not answer, or not in time; trying again may help.
+
+    ``nothing_done`` is not so where a commit was sent and not confirmed, and could not be repeated.
+    """
 
     retryable = True
+    nothing_done = True
 
 
 class ReadPool(Protocol):

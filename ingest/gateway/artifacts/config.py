@@ -31,4 +31,4 @@ class ArtifactConfig:
     direct: bool = True
     public_endpoint: str | None = None
     sign_ttl_s: int = 300
-    retry_after_s: int = 1
+    retry_after_s: int = 5

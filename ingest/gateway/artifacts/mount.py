@@ -10,6 +10,7 @@ from runstream.ingest.gateway.artifacts.relay import Ask, Relay
 from runstream.ingest.gateway.artifacts.routes import ArtifactRoutes, Authorize, at_once
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
 from runstream.ingest.gateway.artifacts.transfer import Yield
+from runstream.ingest.gateway.http.holding import Holding
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.server_mode import ModeWatch
 
@@ -26,6 +27,7 @@ def add_artifact_routes(
     telemetry: ArtifactTelemetry,
     authorize: Authorize,
     give_way: Yield = at_once,
+    holding: Holding | None = None,
 ) -> ArtifactRoutes:
     """Add the proxy's routes and the web page's, before any route that takes every path.
 
@@ -42,6 +44,7 @@ def add_artifact_routes(
         telemetry=telemetry,
         authorize=authorize,
         give_way=give_way,
+        holding=holding,
     )
     routes.add_to(app, prefix)
     ArtifactPages(routes, config, ask=ask).add_to(app, prefix)

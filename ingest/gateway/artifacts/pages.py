@@ -118,8 +118,9 @@ class ArtifactPages:
     async def _list(self, request: web.Request) -> web.StreamResponse:
         below = paths.canonical(request.query.get("path", ""))
         uri = await self._run_uri(request)
-        entries = await self._routes.store.entries(
-            paths.join(_root(uri), below), max_entries=self._max_list_entries
+        path = paths.join(_root(uri), below)
+        entries = await self._routes.held(
+            lambda: self._routes.store.entries(path, max_entries=self._max_list_entries)
         )
         return responses.of_json(responses.listing(entries, below=below, root_uri=uri))
 

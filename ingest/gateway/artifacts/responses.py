@@ -23,6 +23,7 @@ from runstream.ingest.artifacts.errors import (
     UnsupportedError,
 )
 from runstream.ingest.artifacts.protocol import Entry
+from runstream.ingest.gateway.http.answers import retry_after
 from runstream.schemas.errors import MlflowError, RunstreamError
 
 JSON = "application/json"
@@ -121,8 +122,9 @@ def of_error(error: RunstreamError, retry_after_s: int, *, detail: bool = False)
         case _ if not error.retryable:  # the operator must act, and trying again does not help
             meant = MlflowError(message, "INTERNAL_ERROR", 500)
         case _:
-            headers["Retry-After"] = str(retry_after_s)
-            meant = MlflowError(f"{message}; try again", "TEMPORARILY_UNAVAILABLE", 503)
+            headers["Retry-After"] = retry_after(error, retry_after_s)
+            status = 429 if error.nothing_done else 503
+            meant = MlflowError(f"{message}; try again", "TEMPORARILY_UNAVAILABLE", status)
     return web.Response(status=meant.status, body=meant.body(), headers=headers)
 
 

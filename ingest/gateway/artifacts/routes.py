@@ -9,11 +9,12 @@ of its own (workspaces, users): it is the server's mode that decides, not what a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import posixpath
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from aiohttp import web
 
@@ -21,6 +22,7 @@ from runstream.ingest.artifacts import paths
 from runstream.ingest.artifacts.errors import (
     ArtifactTooLargeError,
     InvalidPathError,
+    StoreUnavailableError,
     UnsupportedError,
 )
 from runstream.ingest.artifacts.protocol import ArtifactStore, StoreOptions, UploadedPart
@@ -33,12 +35,14 @@ from runstream.ingest.gateway.artifacts.relay import Ask, LimitedRelay, Relay, s
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
 from runstream.ingest.gateway.artifacts.transfer import Body, Yield, send, too_large
 from runstream.ingest.gateway.http.caller import Caller
+from runstream.ingest.gateway.http.holding import Holding
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.server_mode import ModeWatch, ServerMode
 from runstream.schemas.errors import MlflowError, RunstreamError
 from runstream.schemas.mlflow.paths import ARTIFACTS_APIS
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # What a route is about: a directory that the query names, an artifact that the path names, an address of MLflow's web
@@ -75,6 +79,7 @@ class ArtifactRoutes:
         telemetry: ArtifactTelemetry,
         authorize: Authorize,
         give_way: Yield = at_once,
+        holding: Holding | None = None,
     ) -> None:
         self._config = config
         self._server = server
@@ -82,6 +87,7 @@ class ArtifactRoutes:
         self._telemetry = telemetry
         self._authorize = authorize
         self._give_way = give_way
+        self._line = holding.line() if holding is not None else None
         self._store: ArtifactStore | None = None
         # Of one direction what the other leaves alone: neither can keep the other waiting.
         self._down, self._up = (
@@ -168,6 +174,8 @@ class ArtifactRoutes:
                         return refused
                 response = await handler(request)
             except RunstreamError as error:
+                if self._line is not None and isinstance(error, StoreUnavailableError) and error.nothing_done:
+                    self._line.failed(error)  # which says for how long
                 response = responses.of_error(error, self._config.retry_after_s, detail=detail)
             except (asyncio.CancelledError, web.HTTPException):
                 raise
@@ -181,11 +189,16 @@ class ArtifactRoutes:
 
         return guard
 
+    async def held(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """The result of something that the store can be asked twice; it waits while the store is away."""
+        return await attempt() if self._line is None else await self._line.run(attempt)
+
     async def download(self, request: web.Request, path: str) -> web.StreamResponse:
         """Stream an object to the client."""
         turn = Turn(self._config.stall_s)
         held = self._down.hold(_DOWNLOAD_BYTES, Caller.of(request), turn)
-        async with held, self.store.open(path) as reader:
+        async with held, contextlib.AsyncExitStack() as stack:
+            reader = await self.held(lambda: stack.enter_async_context(self.store.open(path)))
             return await send(
                 request,
                 path,
@@ -214,7 +227,7 @@ class ArtifactRoutes:
 
     async def _list(self, request: web.Request) -> web.StreamResponse:
         path = paths.canonical(request.query.get("path", ""))
-        entries = await self.store.entries(path, max_entries=self._config.max_list_entries)
+        entries = await self.held(lambda: self.store.entries(path, max_entries=self._config.max_list_entries))
         return responses.of_json(responses.listing(entries))
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
@@ -243,7 +256,7 @@ class ArtifactRoutes:
 
     async def _delete(self, request: web.Request) -> web.StreamResponse:
         path = paths.canonical(raw_path(request))
-        await self.store.delete(path)
+        await self.held(lambda: self.store.delete(path))
         self._counts.forget(path)
         return responses.of_json({})
 
@@ -265,7 +278,11 @@ class ArtifactRoutes:
         path = _part_path(request, fields)
         if not self.store.takes_parts:
             raise UnsupportedError(_NO_PARTS)
-        await self.store.complete_parts(path, _upload_id(fields), _parts(fields["parts"]))
+        try:
+            await self.store.complete_parts(path, _upload_id(fields), _parts(fields["parts"]))
+        except StoreUnavailableError as error:
+            error.nothing_done = False  # the store may have put the object together all the same
+            raise
         limit = self._config.max_bytes
         if limit is not None and (await self.store.stat(path)).size > limit:
             # Its size could not be known before: the client sent the parts past the gateway.
@@ -286,7 +303,7 @@ class ArtifactRoutes:
         path = paths.canonical(raw_path(request))
         if not self.store.signs_downloads:
             raise UnsupportedError(_NO_SIGNING)
-        url, size = await self.store.sign_download(path, expires_s=self._config.sign_ttl_s)
+        url, size = await self.held(lambda: self.store.sign_download(path, expires_s=self._config.sign_ttl_s))
         return responses.of_json({"url": url, "headers": {}, "file_size": size})
 
 

@@ -33,11 +33,13 @@ class Onward:
 
     async def post(self, path: str, call: Call) -> Outcome:
         """The answer of MLflow's server. Raises ``UpstreamUnavailableError``."""
-        return _outcome(await self._tracking.post(_with_query(path, call), call.body, _headers(call)))
+        return _outcome(
+            await self._tracking.deliver("POST", _with_query(path, call), call.body, _headers(call))
+        )
 
     async def get(self, path: str, call: Call) -> Outcome:
         """The answer of MLflow's server. Raises ``UpstreamUnavailableError``."""
-        return _outcome(await self._tracking.get(_with_query(path, call), _headers(call)))
+        return _outcome(await self._tracking.deliver("GET", _with_query(path, call), None, _headers(call)))
 
 
 def _with_query(path: str, call: Call) -> str:

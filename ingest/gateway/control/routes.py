@@ -21,6 +21,7 @@ import msgspec
 
 from runstream.ingest.control import requests
 from runstream.ingest.control.answers import Body, render
+from runstream.ingest.control.database.reads import MetadataUnavailableError
 from runstream.ingest.control.errors import PassOnError
 from runstream.ingest.control.requests import Change, CreateExperiment, CreateLoggedModel, CreateRun
 from runstream.ingest.control.store import RunStore
@@ -29,9 +30,10 @@ from runstream.ingest.gateway.control.decode import decode, only
 from runstream.ingest.gateway.control.fresh import FreshRuns
 from runstream.ingest.gateway.control.onward import Onward
 from runstream.ingest.gateway.http.handling import OK, Call, Outcome, Routes
+from runstream.ingest.gateway.http.holding import Line
 from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
 from runstream.ingest.gateway.writes.epochs import Epochs
-from runstream.schemas.errors import MlflowError
+from runstream.schemas.errors import MlflowError, RunstreamError
 from runstream.schemas.mlflow.paths import APIS
 from runstream.schemas.wire import API, STALE_HEADER
 
@@ -71,10 +73,14 @@ Handler = Callable[[Call], Coroutine[Any, Any, Outcome]]
 
 
 class ControlRoutes:
-    """Handlers, as ``http.handling`` has them. What the store leaves to MLflow's server is passed on as it came."""
+    """Handlers, as ``http.handling`` has them. What the store leaves to MLflow's server is passed on as it came; who
+    needs a database that is away waits in the line ``database``."""
 
-    def __init__(self, control: Control, fresh: FreshRuns, onward: Onward, epochs: Epochs) -> None:
+    def __init__(
+        self, control: Control, fresh: FreshRuns, onward: Onward, epochs: Epochs, database: Line
+    ) -> None:
         self._control = control
+        self._held = database.run
         self._fresh = fresh
         self._onward = onward
         self._epochs = epochs
@@ -110,13 +116,22 @@ class ControlRoutes:
                 change = decode(decoder, call.body, call.headers.get("content-type"))
                 _refuse_own_ids(change)
                 _apply_key(change, call.headers.get(IDEMPOTENCY_HEADER.lower()))
-                body = await store.change(change)
+                body = await self._held(lambda: store.change(change), size=len(call.body))
             except PassOnError:
-                outcome = await self._onward.post(path, call)
+                try:
+                    outcome = await self._onward.post(path, call)
+                except RunstreamError:
+                    if moves:
+                        self._epochs.bump_later(None)
+                    raise
                 if moves:
                     # Whichever run it was: what could not be read here may have changed any.
                     self._epochs.bump(None)
                 return outcome
+            except MetadataUnavailableError:
+                if moves:
+                    self._epochs.bump_later(getattr(change, "run_id", None))
+                raise
             if moves:
                 # Before the answer leaves: whoever has seen it must find the verdict gone.
                 self._epochs.bump(getattr(change, "run_id", None))
@@ -143,7 +158,7 @@ class ControlRoutes:
                 change: Any = decode(decoder, call.body, call.headers.get("content-type"))
                 if _own_id(change) is None:
                     raise PassOnError
-                return _answer(await store.change(change))
+                return _answer(await self._held(lambda: store.change(change), size=len(call.body)))
             except PassOnError:
                 raise MlflowError(_BAD_CREATION) from None
 
@@ -156,7 +171,7 @@ class ControlRoutes:
             try:
                 if call.body:
                     raise PassOnError
-                return await read(self._store(call), call.query)
+                return await self._held(lambda: read(self._store(call), call.query))
             except PassOnError:
                 return await self._onward.get(path, call)
 
@@ -172,7 +187,7 @@ class ControlRoutes:
             try:
                 if call.body or not run_id:
                     raise PassOnError
-                outcome = _answer(await self._store(call).get_run(run_id))
+                outcome = _answer(await self._held(lambda: self._store(call).get_run(run_id)))
             except PassOnError:
                 outcome = await self._onward.get(path, call)
             if is_fresh:

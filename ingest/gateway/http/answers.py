@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from http import HTTPStatus
 
 from aiohttp import web
@@ -10,10 +11,11 @@ from aiohttp import web
 from runstream.ingest.control.database.reads import MetadataUnavailableError
 from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
 from runstream.ingest.gateway.writes.admission import RefusedError
-from runstream.schemas.errors import MlflowError, QueueFullError, QueueUnavailableError
+from runstream.schemas.errors import MlflowError, QueueFullError, QueueUnavailableError, RunstreamError
 
 _log = logging.getLogger(__name__)
 JSON = "application/json"
+_LONGEST_RETRY_AFTER_S = 30
 
 
 def ok() -> web.Response:
@@ -30,8 +32,11 @@ def refusal(error: Exception, retry_after_s: int) -> web.Response:
 def parts(error: Exception, retry_after_s: int) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body for an error.
 
-    503 with ``Retry-After`` for all that passes by itself: the MLflow client then tries again on its own. An error
-    that nobody expected is logged, and answered as MLflow answers its own.
+    For all that passes by itself there is ``Retry-After``, which the MLflow client obeys: 429 where surely nothing was
+    done, 503 where something may have been. From 3.18 on, MLflow's client repeats what creates something after a 429
+    only. ``retry_after_s`` is the least that it waits.
+
+    An error that nobody expected is logged, and answered as MLflow answers its own.
     """
     match error:
         case RefusedError():
@@ -46,12 +51,24 @@ def parts(error: Exception, retry_after_s: int) -> tuple[int, dict[str, str], by
             | UpstreamUnavailableError()
             | MetadataUnavailableError()
         ):
-            away = MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", 503)
-            return 503, {"Content-Type": JSON, "Retry-After": str(retry_after_s)}, away.body()
+            status = 429 if error.nothing_done else 503
+            away = MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", status)
+            return (
+                status,
+                {"Content-Type": JSON, "Retry-After": retry_after(error, retry_after_s)},
+                away.body(),
+            )
         case web.HTTPRequestEntityTooLarge():
             return 413, {"Content-Type": JSON}, MlflowError("The request body is too large").body()
     _log.error("a request failed", exc_info=error)
     return 500, {"Content-Type": JSON}, MlflowError("Internal server error", "INTERNAL_ERROR", 500).body()
+
+
+def retry_after(error: RunstreamError, least_s: int) -> str:
+    """Seconds after which to try again: as long as what is missing has been away, within bounds, and a little more or
+    less so that not all come at once. MLflow's client tries seven times: minutes, from the beginning of an outage."""
+    wait_s = min(max(least_s, error.away_s), max(least_s, _LONGEST_RETRY_AFTER_S))
+    return str(int(wait_s * (1 + random.random() / 5)))
 
 
 def phrase(status: int) -> str:

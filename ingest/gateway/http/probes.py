@@ -3,41 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
+from runstream.schemas.errors import RunstreamError
+
+# Probes are asked often, and by those that do not wait long themselves.
+_WITHIN_S = 1.5
 
 
 class Readiness:
-    """Whether the parts that the gateway needs answer. Healthy from the first time that all of them did."""
+    """Whether the parts that the gateway needs answer, each within a second or two. Healthy from the first time that
+    the servers behind it did; ``check_queue`` raises while the queue takes nothing."""
 
-    def __init__(self, tracking: Upstream, query: Upstream) -> None:
-        self._parts = {"tracking": (tracking, "/health"), "query": (query, "/health")}
+    def __init__(
+        self, tracking: Upstream, query: Upstream, check_queue: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._servers = {"tracking": tracking, "query": query}
+        self._check_queue = check_queue
         self._healthy = False
 
     async def away(self) -> list[str]:
         """Names of the needed parts that do not answer now."""
-        names = list(self._parts)
-        answers = await asyncio.gather(*(self._answers(*self._parts[name]) for name in names))
-        away = [name for name, answers_now in zip(names, answers, strict=True) if not answers_now]
-        self._healthy = self._healthy or not away
+        checks: dict[str, Awaitable[None]] = {
+            name: self._answers(server) for name, server in self._servers.items()
+        }
+        checks["queue"] = self._check_queue()
+        works = await asyncio.gather(*(_works(check) for check in checks.values()))
+        away = [name for name, works_now in zip(checks, works, strict=True) if not works_now]
+        self._healthy = self._healthy or not set(away).intersection(self._servers)
         return away
 
     async def healthy(self) -> bool:
-        """Whether everything has answered at least once since this process began."""
+        """Whether the servers behind have answered at least once since this process began."""
         if not self._healthy:
             await self.away()
         return self._healthy
 
     @staticmethod
-    async def _answers(upstream: Upstream, path: str) -> bool:
-        try:
-            return (await upstream.get(path)).status == 200
-        except UpstreamUnavailableError:
-            return False
+    async def _answers(server: Upstream) -> None:
+        answer = await server.get("/health")
+        if answer.status != 200:
+            raise UpstreamUnavailableError(f"the {server.name} server is not healthy")
+
+
+async def _works(check: Awaitable[None]) -> bool:
+    try:
+        async with asyncio.timeout(_WITHIN_S):
+            await check
+    except (TimeoutError, RunstreamError):
+        return False
+    return True
 
 
 class HealthRoutes:

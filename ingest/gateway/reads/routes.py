@@ -26,7 +26,7 @@ from runstream.ingest.gateway.reads.verdicts import RunVerdicts
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.admission import RefusedError
 from runstream.ingest.gateway.writes.epochs import Epochs
-from runstream.schemas.errors import MlflowError
+from runstream.schemas.errors import MlflowError, RunstreamError
 from runstream.schemas.mlflow.paths import APIS
 from runstream.schemas.wire import BARRIER, STALE_HEADER
 
@@ -168,11 +168,10 @@ class ReadRoutes:
                 body=body,
                 begin_timeout_s=_READ_BEGINS_WITHIN_S,
                 mounted_at=mounted_at,
-                reads_only=True,
                 extra_headers=self._origins.headers(request),
             )
-        except UpstreamUnavailableError as error:
-            self._telemetry.refused("query_away")
+        except RunstreamError as error:
+            self._telemetry.refused("query_away" if error.retryable else answers.reason(error))
             return answers.refusal(error, self._retry_after_s)
 
     async def fresh(self, request: web.Request) -> web.StreamResponse:
@@ -207,8 +206,19 @@ class ReadRoutes:
 
     async def wide_change(self, request: web.Request) -> web.StreamResponse:
         """Rights change."""
-        # Before the answer leaves: whoever has seen it must find the verdict gone.
-        return await self.relay(request, before_answer=lambda: self._epochs.bump(None))
+        answered = False
+
+        def void() -> None:
+            nonlocal answered
+            answered = True
+            self._epochs.bump(None)
+
+        try:
+            # Before the answer leaves: whoever has seen it must find the verdict gone.
+            return await self.relay(request, before_answer=void)
+        finally:
+            if not answered:
+                self._epochs.bump_later(None)
 
     async def rest(self, request: web.Request) -> web.StreamResponse:
         """Everything that is MLflow's."""
@@ -237,6 +247,6 @@ class ReadRoutes:
                 content=content,
                 before_answer=before_answer,
             )
-        except UpstreamUnavailableError as error:
-            self._telemetry.refused("tracking_away")
+        except RunstreamError as error:
+            self._telemetry.refused(answers.reason(error))
             return answers.refusal(error, self._retry_after_s)

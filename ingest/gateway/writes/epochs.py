@@ -8,6 +8,7 @@ slots by hash, so a collision only makes a process ask once more.
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import os
 import struct
@@ -15,6 +16,8 @@ import zlib
 from pathlib import Path
 
 _SLOTS = 4096
+# When a change whose answer was lost may have come into effect, after it was lost.
+_PERHAPS_LATER_S = (1.0, 5.0, 20.0, 60.0)
 _SIZE = (_SLOTS + 1) * 8
 _COUNTER = struct.Struct("=Q")
 
@@ -47,10 +50,19 @@ class Epochs:
         Two processes that bump one slot at the same instant may add one instead of two; the counter still
         differs from what anybody saw before.
         """
+        if self._map.closed:
+            return  # a late bump of a process that ends
         at = _SLOTS * 8 if run_id is None else self._slot(run_id)
         # The process id keeps two racing writers from storing a value that a third has already seen.
         step = 1 + (os.getpid() & 0xFFFF)
         _COUNTER.pack_into(self._map, at, (_COUNTER.unpack_from(self._map, at)[0] + step) & (2**64 - 1))
+
+    def bump_later(self, run_id: str | None) -> None:
+        """Note a change whose answer was lost: it may be made all the same, now or as soon as the server gets to it.
+        Call it inside the loop."""
+        self.bump(run_id)
+        for later_s in _PERHAPS_LATER_S:
+            asyncio.get_running_loop().call_later(later_s, self.bump, run_id)
 
     @staticmethod
     def _slot(run_id: str) -> int:

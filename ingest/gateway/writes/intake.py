@@ -15,6 +15,9 @@ from runstream.ingest.gateway.writes.admission import Admission, Identity, Refus
 from runstream.ingest.gateway.writes.batching import Batcher, Points
 from runstream.ingest.gateway.writes.log_request import LogRequest
 
+# About what a point of a request that is held takes in memory: its part of the key, three numbers, four references.
+_POINT_BYTES = 128
+
 _PARAMS_AND_TAGS = msgspec.json.Decoder(LogBatch)
 
 
@@ -22,9 +25,9 @@ class Intake:
     """What both HTTP paths of a gateway process share.
 
     A write is parsed (``MlflowError`` if it is wrong in itself), then accepted: at once by ``accept_nowait`` when
-    nobody has to be asked, else by ``accept``. Acceptance ends when the points are durable; it raises
-    ``RefusedError`` with the MLflow server's answer, ``MlflowError``, ``QueueFullError``,
-    ``QueueUnavailableError`` or ``UpstreamUnavailableError``.
+    nobody has to be asked, else by ``accept``. While the MLflow server or the queue is away, it is held, within bounds.
+    Acceptance ends when the points are durable; it raises ``RefusedError`` with the MLflow server's answer,
+    ``MlflowError``, ``QueueFullError``, ``QueueUnavailableError`` or ``UpstreamUnavailableError``.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Intake:
             # The answer to the rest is the verdict on the points as well.
             epoch = self._admission.epoch(log.run_id)
             if not await self._log_here(log, route, identity):
-                answer = await self._tracking.post(
+                answer = await self._tracking.post_held(
                     f"/api/2.0/mlflow/runs/{route}",
                     log.forward,
                     {"Content-Type": "application/json", **dict(identity)},
@@ -58,8 +61,10 @@ class Intake:
                 if answer.status != 200:
                     raise RefusedError(answer)
             self._admission.remember(log.run_id, identity, epoch)
-        else:
-            await self._admission.check(log.run_id, identity)
+        elif not self._admission.known(log.run_id, identity):
+            await self._tracking.held(
+                lambda: self._admission.check(log.run_id, identity), size=len(log.keys) * _POINT_BYTES
+            )
         if log.deferred_error is not None:
             raise log.deferred_error
         if log.keys:

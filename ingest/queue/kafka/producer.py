@@ -65,6 +65,10 @@ class KafkaProducerQueue:
         """Bytes on their way to Kafka. What the writer has still to read is for the consumer's lag to say."""
         return Depth(self._pending_bytes, self._settings.max_pending_bytes)
 
+    async def check(self) -> None:
+        """See ``Producer.check``: whether a broker answers now."""
+        await self._sender.check()
+
     async def close(self) -> None:
         """Finish what is under way, within the deadline of an append, and release everything."""
         if self._closed:

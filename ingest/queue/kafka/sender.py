@@ -100,6 +100,16 @@ class Sender:
                 self._discard(producer, TimeoutError(waited))
             raise QueueUnavailableError(waited) from None
 
+    async def check(self) -> None:
+        """Raise ``QueueUnavailableError`` unless a broker answers now."""
+        if self._producer is None or self._closed:
+            raise QueueUnavailableError(self._away or "the connection to Kafka is being made")
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_ms / 1000):
+                await self._producer.client.fetch_all_metadata()
+        except (KafkaError, TimeoutError) as error:
+            raise QueueUnavailableError(_unreachable(self._settings, error)) from error
+
     async def close(self) -> None:
         """Release everything; what is under way gets a moment to finish."""
         self._closed = True

@@ -34,6 +34,9 @@ _GROUP_RECORDS = 500
 _GROUP_BYTES = 16 << 20
 _MAX_STREAMS = 10_000
 _RETRY_S = 0.2
+# A write that has failed is taken for what the next would meet for so long, and while less than this is free.
+_FAILED_S = 10.0
+_ROOM_BYTES = 1 << 20
 _COMMITTED_EVERY_S = 0.02
 _DEPTH_EVERY_S = 0.5
 _FREE_EVERY_S = 0.05
@@ -87,6 +90,7 @@ class LocalLogProducer:
         self._kick_scheduled = False
         self._refused_until = float("-inf")
         self._refusal = ""
+        self._failed_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
         self._closed = True
@@ -141,6 +145,18 @@ class LocalLogProducer:
         if self._end > self._committed and now - self._committed_read_at >= _DEPTH_EVERY_S:
             self._read_committed(now)
         return Depth(max(0, self._end - self._committed) + self._unwritten_bytes, self._max_bytes)
+
+    async def check(self) -> None:
+        """See ``Producer.check``: the bounds, and what the last write met, for as long as the disk has no room or for
+        some seconds."""
+        now = self._clock()
+        if self._closed:
+            raise QueueUnavailableError("the log is closed")
+        self._check_bounds(0, now)
+        if self._failed_at is not None and (
+            now - self._failed_at < _FAILED_S or await asyncio.to_thread(self._free_bytes) < _ROOM_BYTES
+        ):
+            raise QueueUnavailableError(self._refusal)
 
     async def close(self) -> None:
         """Finish what is under way (within the deadline of an append) and release the stream."""
@@ -205,7 +221,9 @@ class LocalLogProducer:
         self._end = end
         if failure is None:
             self._refused_until = float("-inf")
+            self._failed_at = None
         else:
+            self._failed_at = self._clock()
             reason = getattr(failure, "strerror", None) or str(failure) or type(failure).__name__
             self._refusal = f"the log cannot be written: {reason}"
             self._refused_until = self._clock() + _RETRY_S
@@ -246,6 +264,13 @@ class LocalLogProducer:
                 future.set_exception(QueueUnavailableError(message))
 
     # In other threads
+
+    def _free_bytes(self) -> int:
+        try:
+            facts = os.statvfs(self._log)
+        except OSError:
+            return 0
+        return facts.f_bavail * facts.f_frsize
 
     def _open(self) -> None:
         make_dir(self._log)

@@ -48,9 +48,7 @@ def _try_folder(folder: Path) -> str:
         os.fsync(probe.fileno())
     free = shutil.disk_usage(existing).free
     if free < _LITTLE_SPACE_BYTES:
-        raise Problem(
-            f"{free >> 20} MiB are free at {existing}", "make room: a full disk refuses points with 503"
-        )
+        raise Problem(f"{free >> 20} MiB are free at {existing}", "make room: a full disk refuses points")
     return f"{free >> 30} GiB free"
 
 

@@ -134,7 +134,7 @@ def test_listings_are_as_protobuf_prints_them() -> None:
 def test_what_passes_by_itself_can_be_tried_again() -> None:
     for error in (BusyError("busy"), StoreUnavailableError("away")):
         answer = responses.of_error(error, 3)
-        assert (answer.status, answer.headers["Retry-After"]) == (503, "3")
+        assert (answer.status, answer.headers["Retry-After"]) == (429, "3")
     assert responses.of_error(StoreRefusedError("no"), 3).status == 500
     assert responses.of_error(ArtifactTooLargeError("big"), 3).status == 413
 

@@ -177,7 +177,7 @@ async def test_identity_and_errors(setup: Setup) -> None:
     setup.stub.error = QueueFullError("full")
     writer.write(log_batch("a", "authorization: Bearer x\r\n"))
     status, headers, body = await answer(reader)
-    assert (status, headers["retry-after"]) == (503, "3")
+    assert (status, headers["retry-after"]) == (429, "3")
     assert json.loads(body)["error_code"] == "TEMPORARILY_UNAVAILABLE"
     assert setup.stub.identities[-1] == (("Authorization", "Bearer x"),)
     setup.stub.error = None

@@ -39,6 +39,9 @@ class GatedQueue:
     def depth(self) -> Depth:
         return Depth(0, None)
 
+    async def check(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 
