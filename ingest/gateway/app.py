@@ -149,8 +149,8 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         retry_after_s=config.retry_after_s,
         server=server,
         verdicts=RunVerdicts(
-            get=tracking.get,
-            post=tracking.post,
+            get=tracking.get_held,
+            post=tracking.post_held,
             ttl_s=config.verdict_ttl_s,
             epoch=lambda: epochs.of(""),
         ),
@@ -173,8 +173,8 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     app = web.Application(client_max_size=config.max_body_bytes, middlewares=[refusing_odd(hosts, probes)])
     if config.artifacts is not None:
         verdicts = ArtifactVerdicts(
-            get=tracking.get,
-            post=tracking.post,
+            get=tracking.get_held,
+            post=tracking.post_held,
             ttl_s=config.verdict_ttl_s,
             epoch=lambda: epochs.of(""),
         )

@@ -25,6 +25,9 @@ DISK_BYTES = 400 * MIB
 FULL = ("No space left", "disk is full", "File too large", "disk I/O error")
 WITHIN_S = 60.0
 
+# What the full disk does not take is not held for long, so that many are refused.
+SOON = {"RUNSTREAM_HOLD_S": "0.5"}
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ServerFactory = Callable[..., RunstreamServer]
@@ -32,13 +35,13 @@ NewRuns = Callable[[str, int], list[str]]
 
 
 def await_refusals(load: Load, count: int = 5) -> None:
-    """Wait for 503s, with ``Retry-After``."""
+    """Wait for 429s, with ``Retry-After``."""
     before = len(load.refusals)
     deadline = time.monotonic() + WITHIN_S
     while len(load.refusals) < before + count:
         assert time.monotonic() < deadline, "nothing is refused"
         time.sleep(0.02)
-    assert {(r.status, bool(r.retry_after)) for r in load.refusals} == {(503, True)}, load.refusals[:3]
+    assert {(r.status, bool(r.retry_after)) for r in load.refusals} == {(429, True)}, load.refusals[:3]
 
 
 def check(server: RunstreamServer, load: Load) -> None:
@@ -55,7 +58,7 @@ def check(server: RunstreamServer, load: Load) -> None:
 
 def test_disk_full(make_server: ServerFactory, new_runs: NewRuns, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", DISK_BYTES) as disk:
-        with make_server(disk.folder / "data") as server:
+        with make_server(disk.folder / "data", environment=SOON) as server:
             for _ in range(2):
                 with Load(server.url, new_runs(server.url, 3), seed=3, pause_s=0) as load:
                     load.await_progress(1000)
@@ -71,7 +74,7 @@ def test_disk_full(make_server: ServerFactory, new_runs: NewRuns, tmp_path: Path
 
 def test_killed_on_a_full_disk(make_server: ServerFactory, new_runs: NewRuns, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", DISK_BYTES) as disk:
-        server = make_server(disk.folder / "data").start()
+        server = make_server(disk.folder / "data", environment=SOON).start()
         with Load(server.url, new_runs(server.url, 3), seed=4, pause_s=0) as load:
             load.await_progress(1000)
             disk.fill(server.processes().values())
@@ -104,7 +107,7 @@ def test_start_on_a_full_disk(tmp_path: Path) -> None:
 def test_log_is_bounded_while_the_writer_is_away(make_server: ServerFactory, new_runs: NewRuns) -> None:
     bound = 2 * MIB
     settings = {"RUNSTREAM_QUEUE_MAX_BYTES": str(bound), "RUNSTREAM_BARRIER_TIMEOUT_S": "1"}
-    with make_server(environment=settings) as server:
+    with make_server(environment=settings | SOON) as server:
         log = server.data_dir / "log"
         with Load(server.url, new_runs(server.url, 3), seed=5, pause_s=0, max_points=800) as load:
             load.await_progress(1000)

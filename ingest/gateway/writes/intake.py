@@ -52,7 +52,9 @@ class Intake:
         if log.forward is not None:
             # The answer to the rest is the verdict on the points as well.
             epoch = self._admission.epoch(log.run_id)
-            if not await self._log_here(log, route, identity):
+            if not await self._tracking.held(
+                lambda: self._log_here(log, route, identity), size=len(log.forward)
+            ):
                 answer = await self._tracking.post_held(
                     f"/api/2.0/mlflow/runs/{route}",
                     log.forward,

@@ -34,9 +34,8 @@ _GROUP_RECORDS = 500
 _GROUP_BYTES = 16 << 20
 _MAX_STREAMS = 10_000
 _RETRY_S = 0.2
-# A write that has failed is taken for what the next would meet for so long, and while less than this is free.
+# A write that has failed is taken for what the next would meet for so long.
 _FAILED_S = 10.0
-_ROOM_BYTES = 1 << 20
 _COMMITTED_EVERY_S = 0.02
 _DEPTH_EVERY_S = 0.5
 _FREE_EVERY_S = 0.05
@@ -147,15 +146,12 @@ class LocalLogProducer:
         return Depth(max(0, self._end - self._committed) + self._unwritten_bytes, self._max_bytes)
 
     async def check(self) -> None:
-        """See ``Producer.check``: the bounds, and what the last write met, for as long as the disk has no room or for
-        some seconds."""
+        """See ``Producer.check``: the bounds, room on the disk, and for some seconds what the last write met."""
         now = self._clock()
         if self._closed:
             raise QueueUnavailableError("the log is closed")
         self._check_bounds(0, now)
-        if self._failed_at is not None and (
-            now - self._failed_at < _FAILED_S or await asyncio.to_thread(self._free_bytes) < _ROOM_BYTES
-        ):
+        if self._failed_at is not None and now - self._failed_at < _FAILED_S:
             raise QueueUnavailableError(self._refusal)
 
     async def close(self) -> None:
@@ -264,13 +260,6 @@ class LocalLogProducer:
                 future.set_exception(QueueUnavailableError(message))
 
     # In other threads
-
-    def _free_bytes(self) -> int:
-        try:
-            facts = os.statvfs(self._log)
-        except OSError:
-            return 0
-        return facts.f_bavail * facts.f_frsize
 
     def _open(self) -> None:
         make_dir(self._log)
