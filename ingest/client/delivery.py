@@ -141,6 +141,9 @@ class Delivery:
         except (RefusedError, KeyError) as error:
             if isinstance(error, RefusedError) and error.no_such_run:
                 raise
+            if isinstance(error, RefusedError) and error.repeated:
+                self.report.records += 1
+                return
             self._refuse(
                 file.run_id, f"record {kind} {value.get('path', value.get('status', ''))}", str(error)
             )

@@ -44,6 +44,11 @@ class RefusedError(Exception):
         """Whether it is because the run does not exist (yet): ``Run with id=… not found``, ``Run '…' not found``."""
         return self.code == "RESOURCE_DOES_NOT_EXIST" and str(self).startswith("Run ")
 
+    @property
+    def repeated(self) -> bool:
+        """Whether it is there already, as MLflow says of a model output that is sent twice: in its database's words."""
+        return "UNIQUE constraint failed" in str(self) or "duplicate key value violates" in str(self)
+
 
 class NotYetError(Exception):
     """A run does not exist on the server; whoever has its creation in a spool may not have sent it yet."""

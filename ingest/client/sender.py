@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from runstream.ingest.client.artifacts import has_artifacts
+from runstream.ingest.client.artifacts import has_artifacts, waiting
 from runstream.ingest.client.delivery import Delivery
 from runstream.ingest.client.link import AwayError, DeniedError, Link, NotYetError, RefusedError
 from runstream.ingest.client.reader import SpoolFile, spool_files
@@ -141,9 +141,6 @@ class Sender:
                     return False
                 try:
                     again |= self.delivery.step(file)
-                    if file.done() and not self._keep:
-                        file.remove()
-                        self._drop(path)
                 except NotYetError as error:
                     self._complain(
                         f"no run {file.run_id}", f"{error}; what is logged to it waits in {self._spool}"
@@ -154,7 +151,13 @@ class Sender:
                 except (BadRecordError, OSError) as error:
                     self._drop(path)
                     self._complain(f"file {path.name}", f"{path} cannot be read: {error}")
-        return self._send_artifacts(deadline)
+        whole = self._send_artifacts(deadline)
+        for path, file in list(self.files.items()):
+            # Its artifacts first: the file says which server they are for.
+            if not self._keep and file.done() and not waiting(path.parent):
+                file.remove()
+                self._drop(path)
+        return whole
 
     def _send_artifacts(self, deadline: float) -> bool:
         """What MLflow has copied into the folders of runs that were begun without a server."""

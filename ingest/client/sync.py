@@ -110,9 +110,10 @@ def sync(
         for place in {uri.rstrip("/")} if uri else _places(spool):
             if place not in senders:
                 senders[place] = _sender(place, spool, state, keep=keep, everything=uri is not None)
+        whole = True
         for sender in senders.values():
             sender.rescan()
-            sender.attempt(time.monotonic() + 5.0)
+            whole &= sender.attempt(time.monotonic() + 5.0)
         state.reports = {place: sender.delivery.report for place, sender in senders.items()}
         state.left_bytes = sum(sender.left() for sender in senders.values())
         state.total_bytes = max(state.total_bytes, state.left_bytes)
@@ -120,7 +121,7 @@ def sync(
         if state.left_bytes != least:
             least, quiet_since = state.left_bytes, time.monotonic()
         waits = any(sender.link.state.state in ("away", "denied") for sender in senders.values())
-        if stop() or (not follow and not waits and state.complete):
+        if stop() or (not follow and whole and state.complete):
             break
         if not follow and time.monotonic() - quiet_since >= give_up_after_s:
             break
