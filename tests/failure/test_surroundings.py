@@ -89,8 +89,8 @@ def test_folders_of_all_names_beside_modules_of_all_names(tmp_path: Path) -> Non
 
 
 def test_the_recipe_for_users(tmp_path: Path) -> None:
-    """What docs/deploy.md says about basic-auth on one machine, word for word."""
-    text = (ROOT / "docs" / "deploy.md").read_text()
+    """What docs/guides/deploy.md says about basic-auth on one machine, word for word."""
+    text = (ROOT / "docs" / "guides" / "deploy.md").read_text()
     found = re.search(r"On one machine:\n\n((?: {6}.*\n)+)", text)
     assert found is not None
     with started(found[1], tmp_path) as url:
