@@ -25,6 +25,7 @@ class Target:
     below the proxy's root."""
 
     experiment: str
+    name: str
     run: str
     root: str
     model: str = ""
@@ -34,6 +35,7 @@ class Target:
         """What a request's template may name."""
         return {
             "experiment": self.experiment,
+            "name": self.name,
             "run": self.run,
             "root": self.root,
             "model": self.model,
@@ -120,12 +122,12 @@ class Site:
         metrics = [{"key": "loss", "value": VALUE, "timestamp": 1, "step": 0}]
         params = [{"key": "p", "value": PARAM}]
         self.ask("POST", f"{api}/runs/log-batch", json={"run_id": run, "metrics": metrics, "params": params})
-        made = Target(experiment, run, _below(uri))
+        made = Target(experiment, name, run, _below(uri))
         self._put(made.root)
         if models:
             body = {"experiment_id": experiment, "name": "m"}
             model = self.ask("POST", f"{api}/logged-models", json=body)["model"]["info"]
-            made = Target(experiment, run, made.root, model["model_id"], _below(model["artifact_uri"]))
+            made = Target(experiment, name, run, made.root, model["model_id"], _below(model["artifact_uri"]))
             self._put(made.model_root)
             registered = made.names()["registered"]
             self.ask("POST", f"{api}/registered-models/create", json={"name": registered})
@@ -140,7 +142,9 @@ class Site:
     def state(self, target: Target) -> str:
         """What there is of a target, for its owner, without what differs from target to target."""
         api = "/api/2.0/mlflow"
-        run = self.ask("GET", f"{api}/runs/get?run_id={target.run}")["run"]
+        asked = {"experiment_ids": [target.experiment], "run_view_type": "ALL"}
+        runs = self.ask("POST", f"{api}/runs/search", json=asked).get("runs", [])
+        run = next(run for run in runs if run["info"]["run_id"] == target.run)
         history = self.ask("GET", f"{api}/metrics/get-history?run_id={target.run}&metric_key=loss")
         experiment = self.ask("GET", f"{api}/experiments/get?experiment_id={target.experiment}")["experiment"]
         listed = self.ask("GET", f"/api/2.0/mlflow-artifacts/artifacts?path={quote(target.root)}")
@@ -150,6 +154,11 @@ class Site:
             files[file["path"]] = self.send(self.owner, "GET", path).text
         return json.dumps(
             [
+                len(runs),
+                _own_tags(run["data"].get("tags", [])),
+                _own_tags(experiment.get("tags", [])),
+                len(run.get("inputs", {}).get("dataset_inputs", [])),
+                experiment["name"] == target.name,
                 run["info"]["lifecycle_stage"],
                 run["info"]["status"],
                 run["data"].get("params"),
@@ -160,6 +169,10 @@ class Site:
             ],
             sort_keys=True,
         )
+
+
+def _own_tags(tags: list[dict[str, str]]) -> list[str]:
+    return sorted(tag["key"] for tag in tags if not tag["key"].startswith("mlflow."))
 
 
 def _dumps(value: Any) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import quote
 
 API = "/api/1.0/runstream"
 APIS = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
@@ -51,6 +52,9 @@ def _metrics() -> Iterator[Probe]:
         yield _of("GET", f"{api}/metrics/get-history-bulk-interval", "run_ids={run}&metric_key=loss")
     yield _of("GET", "/ajax-api/2.0/mlflow/metrics/get-history-bulk", "run_id={run}&metric_key=loss")
     ingest = f"{API}/ingest"
+    for what in ("experiments", "runs", "logged-models"):
+        create = {"experiment_id": "{experiment}", "name": f"{what}-{{run}}"}
+        yield Probe("POST", f"{API}/{what}/create", f"{API}/{what}/create", "write", body=create, own=True)
     stream = {"Content-Type": "application/vnd.apache.arrow.stream"}
     yield Probe("GET", ingest, ingest, own=True)
     yield Probe("POST", ingest, ingest, "write", arrow=True, own=True, headers=stream)
@@ -62,12 +66,17 @@ def _runs() -> Iterator[Probe]:
     for api in APIS:
         yield _of("GET", f"{api}/runs/get", "run_id={run}")
         yield _of("POST", f"{api}/runs/search", body={"experiment_ids": ["{experiment}"]})
+        yield _of("GET", f"{api}/experiments/get", "experiment_id={experiment}")
+        yield _of("GET", f"{api}/experiments/get-by-name", "experiment_name={name}")
+        for change, body in _changes(api):
+            yield _of("POST", f"{api}/{change}", kind="write", body=body)
         for change in ("runs/restore", "runs/delete"):
             yield _of("POST", f"{api}/{change}", kind="delete", body={"run_id": "{run}"})
         for change in ("experiments/restore", "experiments/delete"):
             yield _of("POST", f"{api}/{change}", kind="delete", body={"experiment_id": "{experiment}"})
     asked = 'query { mlflowGetRun(input: {runId: "{run}"}) { run { data { metrics { key value } } } } }'
     yield _of("POST", "/graphql", body={"query": asked})
+    yield _of("GET", "/graphql", "query=" + quote(asked).replace(quote("{run}"), "{run}"))
     fields = "{ metrics { value } }"
     asked = (
         'query { mlflowGetMetricHistoryBulkInterval(input: {runIds: ["{run}"], metricKey: "loss"}) '
@@ -75,6 +84,25 @@ def _runs() -> Iterator[Probe]:
         + "}"
     )
     yield _of("POST", "/graphql", body={"query": asked})
+
+
+def _changes(api: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Writes of the control plane. ``api`` makes what they make new."""
+    experiment, run = {"experiment_id": "{experiment}"}, {"run_id": "{run}"}
+    new = f"new-{len(api)}-{{run}}"
+    yield "experiments/create", {"name": new}
+    yield "experiments/set-experiment-tag", {**experiment, "key": "k", "value": "v"}
+    yield "experiments/delete-experiment-tag", {**experiment, "key": "k"}
+    yield "experiments/update", {**experiment, "new_name": f"of-{new}"}
+    yield "runs/create", experiment
+    yield "runs/update", {**run, "status": "FAILED"}
+    yield "runs/set-tag", {**run, "key": "k", "value": "v"}
+    yield "runs/delete-tag", {**run, "key": "k"}
+    yield "runs/log-parameter", {**run, "key": "p2", "value": "changed"}
+    dataset = {"name": "d", "digest": "1", "source_type": "local", "source": "{}"}
+    yield "runs/log-inputs", {**run, "datasets": [{"dataset": dataset, "tags": []}]}
+    yield "runs/outputs", {**run, "models": [{"model_id": "m-0", "step": 0}]}
+    yield "logged-models", {**experiment, "name": "made"}
 
 
 def _artifacts() -> Iterator[Probe]:
@@ -187,8 +215,6 @@ def _rest() -> Iterator[Probe]:
         "metrics/get-history/",
     ):
         yield Probe("GET", everything, f"/api/2.0/mlflow/{path}")
-    tag = {"run_id": "{run}", "key": "p2", "value": "changed"}
-    yield Probe("POST", everything, "/api/2.0/mlflow/runs/log-parameter", "write", body=tag)
     for own in ("sql", "metrics/query"):
         body = {"query": "SELECT value FROM metrics"} if own == "sql" else {"runs": ["{run}"]}
         yield Probe("POST", everything, f"//api/1.0/runstream/{own}", body=body, own=True)

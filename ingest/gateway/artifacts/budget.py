@@ -86,7 +86,8 @@ class TransferBudget:
         """Hold ``size`` bytes (at most all there are) for the time of a transfer. Waits for them within the bound;
         raises ``BusyError`` past it, or at once if too many wait already. ``turn`` may be cut short for others."""
         size = min(size, self._max_bytes)
-        await self._take(size, caller)
+        if size:
+            await self._take(size, caller)
         try:
             with self._watched(turn):
                 yield

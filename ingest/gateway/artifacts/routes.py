@@ -216,8 +216,9 @@ class ArtifactRoutes:
         await self._counts.check(self.store, path)
         turn = Turn(self._config.stall_s)
         body = Body(request, max_bytes=max_bytes, turn=turn, give_way=self._give_way)
-        await body.begun()
-        async with self._up.hold(self.store.upload_bytes(size), Caller.of(request), turn):
+        # What is here already needs nothing that others could be waiting for.
+        need = 0 if await body.begun() else self.store.upload_bytes(size)
+        async with self._up.hold(need, Caller.of(request), turn):
             self._telemetry.began("up")
             try:
                 await self.store.put(path, body, size=size)

@@ -40,12 +40,16 @@ class Body:
         self._first: list[bytes] = []
         self.received = 0
 
-    async def begun(self) -> None:
-        """Wait for the first bytes: a client that sends none takes nothing from others."""
+    async def begun(self) -> bool:
+        """Wait for the first bytes: a client that sends none takes nothing from others. Whether these were all."""
         size = 0
-        while size < _FIRST_BYTES and (block := await self._next(_FIRST_BYTES)):
+        while size < _FIRST_BYTES:
+            block = await self._next(_FIRST_BYTES)
+            if not block:
+                return True
             self._first.append(block)
             size += len(block)
+        return False
 
     async def _next(self, size: int = -1) -> bytes:
         content = self._request.content
