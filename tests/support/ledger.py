@@ -20,7 +20,7 @@ from support.mlflow_client import Rest
 
 Point = tuple[int, int, float]  # step, timestamp, value: a series is ordered like this tuple
 T0 = 1_700_000_000_000
-REQUEST_TIMEOUT_S = 60.0
+REQUEST_TIMEOUT_S = 120.0  # as the stock client
 RETRIED = (408, 429, 500, 502, 503, 504)  # as the stock client does
 KEYS = ("loss", "acc", "grad/norm", "lr", "val loss")
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import requests
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 _RETRIES = 7
 
 
 class Rest:
     """A connection to one server. ``get`` and ``post`` return the decoded answer and insist on status 200, ``get``
-    after as many 503 with ``Retry-After`` as MLflow's client would bear."""
+    after as many 429 or 503 with ``Retry-After`` as MLflow's client would bear."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -23,7 +23,7 @@ class Rest:
         """A GET below ``/``; lists become repeated parameters."""
         answer = self._session.get(f"{self.url}/{path}", params=params, timeout=TIMEOUT_S)
         for _ in range(_RETRIES):
-            if answer.status_code != 503 or "Retry-After" not in answer.headers:
+            if answer.status_code not in (429, 503) or "Retry-After" not in answer.headers:
                 break
             time.sleep(float(answer.headers["Retry-After"]))
             answer = self._session.get(f"{self.url}/{path}", params=params, timeout=TIMEOUT_S)

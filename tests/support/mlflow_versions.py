@@ -64,6 +64,9 @@ class Trainings:
     def __exit__(self, *_: Any) -> None:
         self._process.kill()
         self._process.wait(30)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def ready(self) -> None:
         """Wait until every kind of call is being made."""
