@@ -194,6 +194,9 @@ class NoQueue:
     def depth(self) -> Depth:
         return Depth(0, 0)
 
+    async def check(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 
