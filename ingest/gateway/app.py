@@ -24,7 +24,9 @@ from runstream.ingest.gateway.control.fresh import FreshRuns
 from runstream.ingest.gateway.control.onward import Onward
 from runstream.ingest.gateway.control.routes import ControlRoutes
 from runstream.ingest.gateway.control.searches import SearchRoutes
+from runstream.ingest.gateway.http.admission import Admission
 from runstream.ingest.gateway.http.door import Bounds, Door
+from runstream.ingest.gateway.http.epochs import Epochs
 from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.holding import Holding
 from runstream.ingest.gateway.http.hosts import HostRules
@@ -36,10 +38,8 @@ from runstream.ingest.gateway.http.upstream import Upstream
 from runstream.ingest.gateway.reads.routes import ReadRoutes
 from runstream.ingest.gateway.reads.verdicts import RunVerdicts
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
-from runstream.ingest.gateway.writes.admission import Admission
 from runstream.ingest.gateway.writes.aside import Aside
 from runstream.ingest.gateway.writes.batching import Batcher
-from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.ingest.gateway.writes.ingest import Ingest
 from runstream.ingest.gateway.writes.intake import Intake
 from runstream.ingest.gateway.writes.routes import MetricWrites

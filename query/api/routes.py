@@ -6,7 +6,7 @@ Answers are streams, in the format that ``Accept`` asks for, and memory is bound
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -22,6 +22,7 @@ from runstream.query.api.requests import (
     SummaryRequest,
 )
 from runstream.query.api.summary import SUMMARY, summarize
+from runstream.query.http.decode import decode
 from runstream.query.http.formats import negotiate
 from runstream.query.http.streaming import send_stream
 from runstream.query.http.workers import Workers
@@ -150,15 +151,3 @@ class MetricsRoutes:
             if error.asks_too_much:
                 raise MlflowError(f"{_TOO_MUCH}: {str(error)[:300]}") from error
             raise
-
-
-async def decode(request: web.Request, kind: type[T]) -> T:
-    """The body as a request. Raises ``MlflowError`` that says what is wrong with it."""
-    content_type = request.headers.get("Content-Type", "").split(";")[0].strip().lower()
-    if content_type != "application/json":
-        raise MlflowError("Content-Type must be application/json", "INVALID_PARAMETER_VALUE", 415)
-    body: Any = await request.read()
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MlflowError(f"Bad request: {error}") from error

@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 
 from runstream.query.api.requests import MAX_LIVE_RUNS, LiveRequest, check_keys, check_runs
-from runstream.query.api.routes import decode
+from runstream.query.http.decode import decode
 from runstream.query.http.workers import BusyError
 from runstream.query.live.hub import Hub, KeyFilter, Listener, encode
 from runstream.schemas.wire import API

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from runstream.query.api.requests import Compression
-from runstream.query.api.routes import decode
+from runstream.query.http.decode import decode
 from runstream.query.http.formats import negotiate
 from runstream.query.sql.guard import MAX_TEXT, check_parameters, check_text
 from runstream.schemas.errors import MlflowError

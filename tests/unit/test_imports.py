@@ -28,6 +28,18 @@ APART = (
         for other in ("gateway", "writer", "queue", "artifacts")
     ),
 )
+# Rooms of one house do not know each other but for what is shared, and for the arrows named here.
+SHARED = {
+    "query": ("http", "points", "api.requests"),
+    "ingest/gateway": ("http", "telemetry", "config"),
+}
+BETWEEN = {
+    # Points know where runs are looked up; settings hold those of the artifact routes.
+    "ingest/gateway": {("writes", "control"), ("config", "artifacts")},
+    "query": {("points", "http")},
+}
+# Where a house's parts are put together.
+PUT_TOGETHER = {"query": ("service", "openapi", "warm_up"), "ingest/gateway": ("app",)}
 DOORS = {
     "aiokafka": ("ingest/queue/kafka",),
     "obstore": ("ingest/artifacts/",),
@@ -82,6 +94,29 @@ def test_imports_of(path: Path) -> None:
             )
         doors = DOORS.get(top)
         assert doors is None or place.startswith(doors), f"{place} imports {module}; its door is {doors}"
+
+
+@pytest.mark.parametrize("house", SHARED)
+def test_rooms_know_only_what_is_shared(house: str) -> None:
+    prefix = f"runstream.{house.replace('/', '.')}."
+    strangers = set()
+    for path in sorted((ROOT / house).rglob("*.py")):
+        room = path.relative_to(ROOT / house).parts[0].removesuffix(".py")
+        if room in PUT_TOGETHER[house] or room == "__init__":
+            continue
+        for module in imported(path):
+            if not module.startswith(prefix):
+                continue
+            name = module.removeprefix(prefix)
+            other = name.split(".")[0]
+            shared = any(name == each or name.startswith(f"{each}.") for each in SHARED[house])
+            if (
+                other != room
+                and (room, other) not in BETWEEN[house]
+                and (not shared or room in SHARED[house])
+            ):
+                strangers.add((path.relative_to(ROOT).as_posix(), module))
+    assert not strangers
 
 
 def test_files_stay_small() -> None:

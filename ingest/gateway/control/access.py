@@ -7,8 +7,8 @@ from runstream.ingest.control.entities import ACTIVE
 from runstream.ingest.control.errors import PassOnError, no_run, run_not_active
 from runstream.ingest.control.plane import ControlPlane
 from runstream.ingest.control.store import RunStore
+from runstream.ingest.gateway.http.admission import Identity
 from runstream.ingest.gateway.http.server_mode import ModeWatch, ServerMode
-from runstream.ingest.gateway.writes.admission import Identity
 
 _WORKSPACE = "x-mlflow-workspace"
 

@@ -29,10 +29,10 @@ from runstream.ingest.gateway.control.access import Control
 from runstream.ingest.gateway.control.decode import decode, only
 from runstream.ingest.gateway.control.fresh import FreshRuns
 from runstream.ingest.gateway.control.onward import Onward
+from runstream.ingest.gateway.http.epochs import Epochs
 from runstream.ingest.gateway.http.handling import OK, Call, Outcome, Routes
 from runstream.ingest.gateway.http.holding import Line
 from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
-from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.schemas.errors import MlflowError, RunstreamError
 from runstream.schemas.mlflow.paths import APIS
 from runstream.schemas.wire import API, STALE_HEADER

@@ -9,8 +9,8 @@ from http import HTTPStatus
 from aiohttp import web
 
 from runstream.ingest.control.database.reads import MetadataUnavailableError
+from runstream.ingest.gateway.http.admission import RefusedError
 from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
-from runstream.ingest.gateway.writes.admission import RefusedError
 from runstream.schemas.errors import MlflowError, QueueFullError, QueueUnavailableError, RunstreamError
 
 _log = logging.getLogger(__name__)

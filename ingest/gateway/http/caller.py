@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from runstream.ingest.gateway.writes.admission import IDENTITY_HEADERS, Identity
+from runstream.ingest.gateway.http.admission import IDENTITY_HEADERS, Identity
 
 WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from aiohttp.web_protocol import RequestHandler
 
+from runstream.ingest.gateway.http.admission import Identity
 from runstream.ingest.gateway.http.arriving import Arriving
 from runstream.ingest.gateway.http.connection import Connection
 from runstream.ingest.gateway.http.framing import Head, Heads
 from runstream.ingest.gateway.http.handling import Route, Routes, identity_of
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.target import read_target
-from runstream.ingest.gateway.writes.admission import Identity
 from runstream.schemas.errors import MlflowError
 
 # How many connections are looked at for one that can be closed to make room.

@@ -33,8 +33,8 @@ from typing import Any, Protocol
 import orjson
 
 from runstream.ingest.gateway.http import answers
+from runstream.ingest.gateway.http.admission import IDENTITY_HEADERS, Identity
 from runstream.ingest.gateway.http.decompress import decompress_body
-from runstream.ingest.gateway.writes.admission import IDENTITY_HEADERS, Identity
 from runstream.schemas.mlflow.paths import APIS
 
 _IDENTITY = tuple((name.lower(), name) for name in IDENTITY_HEADERS)

@@ -13,10 +13,10 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from runstream.ingest.gateway.http import answers
+from runstream.ingest.gateway.http.admission import IDENTITY_HEADERS
 from runstream.ingest.gateway.http.handling import Outcome, Route, Routes, identity_of
 from runstream.ingest.gateway.http.hosts import INVALID_HOST, HostRules
 from runstream.ingest.gateway.http.target import read_target
-from runstream.ingest.gateway.writes.admission import IDENTITY_HEADERS
 from runstream.schemas.errors import MlflowError
 
 Relay = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -15,7 +15,9 @@ import orjson
 from aiohttp import web
 
 from runstream.ingest.gateway.http import answers
+from runstream.ingest.gateway.http.admission import RefusedError
 from runstream.ingest.gateway.http.caller import Caller
+from runstream.ingest.gateway.http.epochs import Epochs
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.origins import Origins
 from runstream.ingest.gateway.http.server_mode import ModeWatch, ServerMode
@@ -24,8 +26,6 @@ from runstream.ingest.gateway.reads import needs
 from runstream.ingest.gateway.reads.needs import Need
 from runstream.ingest.gateway.reads.verdicts import RunVerdicts
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
-from runstream.ingest.gateway.writes.admission import RefusedError
-from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.schemas.errors import MlflowError, RunstreamError
 from runstream.schemas.mlflow.paths import APIS
 from runstream.schemas.wire import BARRIER, STALE_HEADER

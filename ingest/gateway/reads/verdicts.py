@@ -16,9 +16,9 @@ from urllib.parse import quote
 
 from cachetools import TTLCache
 
+from runstream.ingest.gateway.http.admission import Identity, RefusedError
 from runstream.ingest.gateway.http.caller import Caller
 from runstream.ingest.gateway.http.upstream import Answer, UpstreamUnavailableError
-from runstream.ingest.gateway.writes.admission import Identity, RefusedError
 
 _GET_RUN = "/api/2.0/mlflow/runs/get?run_id="
 _SEARCH = "/api/2.0/mlflow/runs/search"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from runstream.ingest.gateway.http.admission import Admission, Identity, RefusedError
 from runstream.ingest.gateway.http.handling import Call, Outcome, Routes, json_outcome
-from runstream.ingest.gateway.writes.admission import Admission, Identity, RefusedError
 from runstream.ingest.gateway.writes.batching import Batcher
 from runstream.ingest.gateway.writes.columns import RunColumns
 from runstream.ingest.gateway.writes.frames import read_arrow, read_frames

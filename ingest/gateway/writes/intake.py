@@ -10,8 +10,8 @@ from runstream.ingest.control.errors import PassOnError
 from runstream.ingest.control.requests import LogBatch
 from runstream.ingest.gateway.control.access import Control
 from runstream.ingest.gateway.control.decode import decode
+from runstream.ingest.gateway.http.admission import Admission, Identity, RefusedError
 from runstream.ingest.gateway.http.upstream import Upstream
-from runstream.ingest.gateway.writes.admission import Admission, Identity, RefusedError
 from runstream.ingest.gateway.writes.batching import Batcher, Points
 from runstream.ingest.gateway.writes.log_request import LogRequest
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runstream.ingest.gateway.http.admission import Admission, RefusedError
 from runstream.ingest.gateway.http.upstream import Answer
-from runstream.ingest.gateway.writes.admission import Admission, RefusedError
 from runstream.ingest.gateway.writes.batching import Batcher
 from runstream.ingest.gateway.writes.frames import read_arrow, read_frames
 from runstream.ingest.gateway.writes.ingest import FRAMES, Ingest

@@ -15,12 +15,12 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from runstream.ingest.gateway.http.admission import Identity
 from runstream.ingest.gateway.http.door import Bounds, Door
 from runstream.ingest.gateway.http.framing import NotPlainError, read_head
 from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
-from runstream.ingest.gateway.writes.admission import Identity
 from runstream.ingest.gateway.writes.aside import Aside
 from runstream.ingest.gateway.writes.log_request import LogRequest
 from runstream.ingest.gateway.writes.routes import MetricWrites

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
+from runstream.ingest.gateway.http.admission import RefusedError
 from runstream.ingest.gateway.http.caller import Caller
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
 from runstream.ingest.gateway.reads.verdicts import RunVerdicts
-from runstream.ingest.gateway.writes.admission import RefusedError
 
 ANN = Caller((("Authorization", "ann"),), "", "127.0.0.1")
 BOB = Caller((("Authorization", "bob"),), "", "127.0.0.1")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from runstream.ingest.gateway.http.admission import Admission, RefusedError
+from runstream.ingest.gateway.http.epochs import Epochs
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
-from runstream.ingest.gateway.writes.admission import Admission, RefusedError
-from runstream.ingest.gateway.writes.epochs import Epochs
 
 
 @dataclass
@@ -190,7 +190,7 @@ async def test_an_mlflow_server_that_fails_gives_no_verdict(setup: Setup) -> Non
 async def test_training_goes_on_while_the_mlflow_server_hangs(
     setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runstream.ingest.gateway.writes.admission._PATIENCE_S", 0.05)
+    monkeypatch.setattr("runstream.ingest.gateway.http.admission._PATIENCE_S", 0.05)
     await setup.admission.check("run", ())
     setup.tracking.hold = asyncio.Event()
     setup.now[0] += 60
@@ -215,7 +215,7 @@ async def test_training_goes_on_while_the_mlflow_server_hangs(
 
 
 async def test_a_late_no_counts(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runstream.ingest.gateway.writes.admission._PATIENCE_S", 0.05)
+    monkeypatch.setattr("runstream.ingest.gateway.http.admission._PATIENCE_S", 0.05)
     await setup.admission.check("run", ())
     setup.tracking.hold, setup.tracking.status = asyncio.Event(), 403
     setup.now[0] += 60

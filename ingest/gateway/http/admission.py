@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import orjson
 
+from runstream.ingest.gateway.http.epochs import Epochs
 from runstream.ingest.gateway.http.upstream import Answer, Upstream, UpstreamUnavailableError
-from runstream.ingest.gateway.writes.epochs import Epochs
 from runstream.schemas.errors import MlflowError
 from runstream.schemas.mlflow.paths import API
 
