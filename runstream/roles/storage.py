@@ -16,6 +16,7 @@ from runstream.ingest.writer.barrier import LocalBarrier
 from runstream.ingest.writer.config import WriterConfig
 from runstream.ingest.writer.latest import LatestValues, open_latest
 from runstream.ingest.writer.pipeline import Writer
+from runstream.ingest.writer.removed import RemovedRuns
 from runstream.process import logs
 from runstream.process.http import serve, stop_on_signals
 from runstream.process.probes import add_watch_routes, watch_app
@@ -25,6 +26,7 @@ from runstream.query.live.hub import Hub
 from runstream.query.service import QueryConfig, create_app
 from runstream.query.sql.threads import SqlThreads
 from runstream.roles import wiring
+from runstream.roles.collector import Collector
 from runstream.roles.queues import is_local, kafka_settings, local_path, log_retention, make_consumer
 from runstream.roles.rewrite import rewrite
 from runstream.roles.sql_process import SqlProcess
@@ -71,7 +73,7 @@ async def _storage(settings: StorageSettings) -> None:
         )
         guarding = asyncio.create_task(keep_running("part guard", guard.run))
         try:
-            async with writing(writer, stop, settings.drain_timeout_s):
+            async with collecting(database, settings), writing(writer, stop, settings.drain_timeout_s):
                 await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
         finally:
             guarding.cancel()
@@ -94,7 +96,10 @@ async def _writer(settings: StorageSettings) -> None:
             exposer(), {"clickhouse": database.ping, "queue": lambda: writer.stats.failure is None}
         )
         # Other members take the partitions over: leave with what is in memory applied, the rest stays queued.
-        async with writing(writer, stop, settings.drain_timeout_s, drain=False):
+        async with (
+            collecting(database, settings),
+            writing(writer, stop, settings.drain_timeout_s, drain=False),
+        ):
             await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
 
 
@@ -169,6 +174,18 @@ async def _opened(
             latest.close()
     finally:
         await asyncio.to_thread(database.close)
+
+
+@asynccontextmanager
+async def collecting(database: Database, settings: StorageSettings) -> AsyncIterator[None]:
+    """Remove the points of runs that MLflow's database has no more, beside the block."""
+    removed = RemovedRuns(settings.metadata.get_secret_value())
+    task = asyncio.create_task(keep_running("removed runs", Collector(database, removed).run))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
 
 
 @asynccontextmanager
