@@ -83,7 +83,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunstreamServer
 
 def test_parts_of_one_machine_are_killed(server: RunstreamServer, clients: list[Path]) -> None:
     def killed(name: str) -> Failure:
-        return Failure(lambda: server.processes()[name].kill())
+        def kill() -> None:
+            process = server.processes()[name]
+            process.kill()
+            process.wait(30)  # before that it can still be sent something
+
+        return Failure(kill)
 
     nobody_raises(server.url, clients, {name: killed(name) for name in ("tracking", "storage", "gateway-0")})
 
