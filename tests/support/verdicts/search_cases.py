@@ -84,6 +84,8 @@ def search_cases() -> Iterator[Case]:
             post("runs/search", dump({**IN_EXPERIMENT, field: value}).encode())
             for name, value in ODD_VALUES.items()
             if name in ("null", "empty string", "word", "true", "one", "empty list", "list of strings", "nul")
+            # Experiments are numbered by each server, and "12" may be one of them.
+            and (field, name) != ("experiment_ids", "list of strings")
         )
         yield Case(f"search: odd {field}", odd)
     yield Case(

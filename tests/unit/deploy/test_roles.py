@@ -148,6 +148,10 @@ def test_paths_of_a_running_server(runstream_url: str) -> None:
 
 def test_only_known_variables_anywhere() -> None:
     every = set().union(*(settings_of(role) for role in ROLES))
+    # The client reads its own, without pydantic.
+    client = sorted((DEPLOY.parent / "ingest" / "client").glob("*.py"))
+    every.add("RUNSTREAM_WHEEL")  # the init script's own
+    every |= {name for file in client for name in re.findall(r'"(RUNSTREAM_[A-Z_]+)"', file.read_text())}
     texts = [path for path in DEPLOY.rglob("*") if path.is_file()]
     used = {(path, name) for path in texts for name in _variables(path)}
     assert {(path.name, name) for path, name in used if name not in every} == set()
