@@ -140,7 +140,10 @@ class Broker:
     def format(self, cluster_id: str, *options: str) -> None:
         """Prepare the folder, as ``kafka-storage.sh format`` does."""
         config = str(self.directory / "server.properties")
-        command = _java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", config, *options)
+        # Joined with "=": an id may begin with "-" and would be read as an option.
+        command = _java(
+            "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", config, *options
+        )
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
