@@ -82,8 +82,8 @@ class QueueSettings(_Environment):
     disk_reserve_bytes: int | None = Field(
         None,
         ge=0,
-        description="free bytes that the local log leaves on its disk, and half of which chDB leaves;"
-        " by default a twentieth of the disk, 32 MiB to 1 GiB",
+        description="free bytes that the local log leaves on its disk; chDB leaves half of them, artifacts twice as"
+        " many; by default a twentieth of the disk, 32 MiB to 1 GiB",
     )
     kafka_partitions: int = Field(12, ge=1, description="partitions of the metrics topic")
     kafka_replication: int = Field(3, ge=1, description="replicas of each partition")

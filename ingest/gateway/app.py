@@ -35,6 +35,7 @@ from runstream.ingest.gateway.http.origins import Origins
 from runstream.ingest.gateway.http.probes import HealthRoutes, Readiness
 from runstream.ingest.gateway.http.server_mode import ModeWatch
 from runstream.ingest.gateway.http.upstream import Upstream
+from runstream.ingest.gateway.http.whole import count_bodies
 from runstream.ingest.gateway.reads.routes import ReadRoutes
 from runstream.ingest.gateway.reads.verdicts import RunVerdicts
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
@@ -198,7 +199,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     async def life(_: web.Application) -> AsyncIterator[None]:
         await aside.start()
         background: list[asyncio.Task[None]] = []
-        gauges = asyncio.create_task(keep_running("gauges", lambda: _keep_gauges(parts, batcher)))
+        gauges = asyncio.create_task(keep_running("gauges", lambda: _keep_gauges(parts, batcher, holding)))
         watching = asyncio.create_task(keep_running("mode of the MLflow server", server.watch))
         if plane is not None:
             await plane.start()
@@ -236,7 +237,6 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     app.on_shutdown.append(end_streams)
 
     def front(server: web.Server, make_handler: Callable[[], RequestHandler]) -> _Front:
-        normalise(server)
         door = Door(
             routes,
             hosts,
@@ -247,12 +247,14 @@ def create_gateway(parts: GatewayParts) -> Gateway:
                 connections=config.max_connections,
             ),
         )
+        count_bodies(server, door.arriving)
+        normalise(server)
         return _Front(door, holding)
 
     return Gateway(app, front)
 
 
-async def _keep_gauges(parts: GatewayParts, batcher: Batcher) -> None:
+async def _keep_gauges(parts: GatewayParts, batcher: Batcher, holding: Holding) -> None:
     while True:
-        parts.telemetry.depth(parts.producer.depth().bytes, batcher.pending_bytes)
+        parts.telemetry.depth(parts.producer.depth().bytes, batcher.pending_bytes, holding.requests)
         await asyncio.sleep(_GAUGE_INTERVAL_S)

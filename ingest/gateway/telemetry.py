@@ -70,6 +70,12 @@ class GatewayTelemetry:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self._held_requests = Gauge(
+            "runstream_gateway_held_requests",
+            "Requests that wait here until a part that they need is back",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
         self._by_route = {
             route: self._requests.labels(route)
             for route in ("log-batch", "log-metric", "append", "history", "proxy")
@@ -107,9 +113,10 @@ class GatewayTelemetry:
         """A read that did not wait for everything."""
         self._stale.inc()
 
-    def depth(self, queue_bytes: int, pending_bytes: int) -> None:
+    def depth(self, queue_bytes: int, pending_bytes: int, held_requests: int) -> None:
         """How much waits now."""
         self._count_requests()
+        self._held_requests.set(held_requests)
         self._queue_bytes.set(queue_bytes)
         self._pending_bytes.set(pending_bytes)
 

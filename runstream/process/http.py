@@ -18,6 +18,7 @@ from aiohttp.http_exceptions import LineTooLong
 
 from runstream.ingest.gateway.http.door import plain_door
 from runstream.ingest.gateway.http.framing import MAX_HEAD_BYTES, MAX_HEADERS
+from runstream.ingest.gateway.http.whole import count_bodies
 from runstream.schemas.errors import ConfigError, MlflowError
 
 _BACKLOG = 1024
@@ -156,7 +157,12 @@ async def serve(
                 max_headers=MAX_HEADERS + _ADDED_HEADERS,
             )
 
-        factory = front(handlers, make) if front is not None else plain_door(make, max_connections())
+        factory: Front
+        if front is not None:
+            factory = front(handlers, make)
+        else:
+            factory = door = plain_door(make, max_connections())
+            count_bodies(handlers, door.arriving)
         server = await loop.create_server(factory, sock=listener, backlog=_BACKLOG)
         await stop.wait()
         server.close()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import gc
 import os
 
+from runstream.ingest.artifacts import locations
 from runstream.ingest.gateway.app import GatewayParts, create_gateway
 from runstream.ingest.gateway.artifacts.config import ArtifactConfig
+from runstream.ingest.gateway.artifacts.room import Room
 from runstream.ingest.gateway.config import GatewayConfig
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.process import logs
 from runstream.process.http import max_connections, serve, stop_on_signals
 from runstream.process.prometheus import exposer
 from runstream.roles import wiring
-from runstream.roles.queues import open_producer
+from runstream.roles.queues import existing, is_local, log_reserve, open_producer
 from runstream.settings import GatewaySettings
 
 
@@ -51,6 +53,18 @@ def _calm_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+def _room(settings: GatewaySettings) -> Room:
+    """What artifacts leave of a disk that the log is on as well: twice what the log leaves. A server that is full of
+    artifacts still takes points."""
+    location = locations.parse(settings.artifacts, os.environ)
+    if location.scheme != "file" or not is_local(settings):
+        return Room()
+    folder, (log, reserve_bytes) = existing(location.prefix), log_reserve(settings)
+    if folder.stat().st_dev != log.stat().st_dev:
+        return Room()
+    return Room(folder, 2 * reserve_bytes)
+
+
 def _config(settings: GatewaySettings) -> GatewayConfig:
     return GatewayConfig(
         tracking_url=settings.tracking,
@@ -70,6 +84,7 @@ def _config(settings: GatewaySettings) -> GatewayConfig:
             stall_s=settings.artifacts_stall_s,
             direct=settings.artifacts_direct,
             public_endpoint=settings.artifacts_public_endpoint,
+            room=_room(settings),
         ),
         max_body_bytes=settings.max_body_bytes,
         max_arriving_bytes=settings.max_arriving_bytes,

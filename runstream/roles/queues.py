@@ -71,12 +71,14 @@ def kafka_settings(
     )
 
 
-def _reserve(folder: str, chosen: int | None) -> int:
-    """What the log leaves free; its folder is made by whoever opens it."""
-    return reserve_bytes(_existing(folder), chosen)
+def log_reserve(settings: QueueSettings) -> tuple[Path, int]:
+    """Where the local log is, and how many bytes of its disk it leaves free."""
+    folder = existing(local_path(settings.queue))
+    return folder, reserve_bytes(folder, settings.disk_reserve_bytes)
 
 
-def _existing(folder: str) -> Path:
+def existing(folder: str) -> Path:
+    """The folder, or what is there of its path: it is made by whoever opens it."""
     return next(one for one in (Path(folder), *Path(folder).absolute().parents) if one.exists())
 
 
@@ -97,7 +99,7 @@ async def open_producer(
             max_bytes=settings.queue_max_bytes,
             max_pending_bytes=max_pending_bytes,
             deadline_s=append_timeout_s,
-            reserve_bytes=_reserve(folder, settings.disk_reserve_bytes),
+            reserve_bytes=log_reserve(settings)[1],
             # Consumed records leave the disk by whole segments, so these have to be small beside the bound.
             segment_bytes=min(_SEGMENT_BYTES, settings.queue_max_bytes // 8),
         )
@@ -119,7 +121,7 @@ def log_retention(settings: QueueSettings) -> Retention:
     """
     from runstream.ingest.queue.local.retention import Retention
 
-    facts = os.statvfs(_existing(local_path(settings.queue)))
+    facts = os.statvfs(existing(local_path(settings.queue)))
     disk_bytes = facts.f_blocks * facts.f_frsize
     return Retention(max_bytes=min(_KEPT_BYTES, settings.queue_max_bytes // 8, disk_bytes // 20))
 

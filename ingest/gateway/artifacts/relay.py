@@ -13,9 +13,10 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from runstream.ingest.artifacts.errors import ArtifactTooLargeError, UnsupportedError
+from runstream.ingest.artifacts.errors import ArtifactError, ArtifactTooLargeError, UnsupportedError
 from runstream.ingest.artifacts.protocol import ArtifactStore
 from runstream.ingest.gateway.artifacts.limits import FileCounts
+from runstream.ingest.gateway.artifacts.room import EACH_BYTES, Room
 from runstream.ingest.gateway.artifacts.transfer import too_large
 from runstream.ingest.gateway.http.caller import Caller
 from runstream.ingest.gateway.http.server_mode import ServerMode
@@ -23,6 +24,7 @@ from runstream.schemas.mlflow.paths import ARTIFACTS_API
 
 _LISTING = f"{ARTIFACTS_API}/artifacts"
 _DEFAULT_WORKSPACE = "default"
+_BOUNDLESS = Room()
 
 
 class Answered(Protocol):
@@ -58,9 +60,18 @@ class Relay(Protocol):
 
 
 class LimitedRelay:
-    """A relay that keeps the limits: ``max_bytes`` of one artifact, ``counts`` of one owner's."""
+    """A relay that keeps the limits: ``max_bytes`` of one artifact, ``counts`` of one owner's, ``room`` of the disk."""
 
-    def __init__(self, relay: Relay, ask: Ask, *, max_bytes: int | None, counts: FileCounts) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        ask: Ask,
+        *,
+        max_bytes: int | None,
+        counts: FileCounts,
+        room: Room = _BOUNDLESS,
+    ) -> None:
+        self._room = room
         self._relay = relay
         self._ask = ask
         self._max_bytes = max_bytes
@@ -86,21 +97,25 @@ class LimitedRelay:
     ) -> web.StreamResponse:
         """Pass an upload on. ``path`` is its place in the store, ``None`` if that is not the store's.
 
-        Raises ``ArtifactTooLargeError`` past a limit; what had been sent by then is dropped by the MLflow server.
+        Raises ``ArtifactTooLargeError`` past a limit, and ``StoreUnavailableError`` where there is no room; what had
+        been sent by then is dropped by the MLflow server.
         """
         limit = self._max_bytes
         if limit is not None and (request.content_length or 0) > limit:
             raise too_large(limit)
+        self._room.check(request.content_length or 0)
         if path is not None and self._counts.limits:
-            refused = await self._room(request, path, store)
+            refused = await self._one_too_many(request, path, store)
             if refused is not None:
                 return refused
-        counted = _Counted(request, limit)
-        content = aiter(counted) if limit is not None and request.can_read_body else None
+        counted = _Counted(request, limit, self._room)
+        # What is small is left to the relay, which can send it again.
+        large = request.content_length is None or request.content_length > EACH_BYTES
+        bounded = limit is not None or (large and self._room.folder is not None)
+        content = aiter(counted) if bounded and request.can_read_body else None
         response = await self._relay(request, content=content)
-        if counted.over and not response.prepared:
-            assert limit is not None
-            raise too_large(limit)
+        if counted.refusal is not None and not response.prepared:
+            raise counted.refusal
         if path is not None and response.status < 300:
             self._counts.added(path)
         return response
@@ -112,7 +127,9 @@ class LimitedRelay:
             self._counts.forget(path)
         return response
 
-    async def _room(self, request: web.Request, path: str, store: ArtifactStore) -> web.Response | None:
+    async def _one_too_many(
+        self, request: web.Request, path: str, store: ArtifactStore
+    ) -> web.Response | None:
         try:
             await self._counts.check(store, path)
         except ArtifactTooLargeError:
@@ -134,18 +151,25 @@ def scoped(path: str, caller: Caller, mode: ServerMode) -> str:
 
 
 class _Counted:
-    """A request's body that ends with an error past the limit."""
+    """A request's body that ends with an error, its ``refusal``, past the limit or where there is no room for it."""
 
-    def __init__(self, request: web.Request, limit: int | None) -> None:
+    def __init__(self, request: web.Request, limit: int | None, room: Room) -> None:
         self._request = request
         self._limit = limit
-        self.over = False
+        self._room = room
+        self.refusal: ArtifactError | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        received = 0
+        received = looked_at = 0
         async for block in self._request.content.iter_any():
             received += len(block)
-            if self._limit is not None and received > self._limit:
-                self.over = True
-                raise too_large(self._limit)
+            try:
+                if self._limit is not None and received > self._limit:
+                    raise too_large(self._limit)
+                if received - looked_at >= EACH_BYTES:
+                    self._room.check()
+                    looked_at = received
+            except ArtifactError as error:
+                self.refusal = error
+                raise
             yield block

@@ -119,6 +119,8 @@ def of_error(error: RunstreamError, retry_after_s: int, *, detail: bool = False)
             meant = MlflowError(message, "TEMPORARILY_UNAVAILABLE", 408)
         case MlflowError():
             meant = error
+            if error.status in (408, 429):
+                headers["Retry-After"] = str(retry_after_s)
         case _ if not error.retryable:  # the operator must act, and trying again does not help
             meant = MlflowError(message, "INTERNAL_ERROR", 500)
         case _:

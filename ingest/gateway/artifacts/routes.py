@@ -97,7 +97,9 @@ class ArtifactRoutes:
             for _ in range(2)
         )
         self._counts = FileCounts(config.max_files)
-        self.relayed = LimitedRelay(relay, ask, max_bytes=config.max_bytes, counts=self._counts)
+        self.relayed = LimitedRelay(
+            relay, ask, max_bytes=config.max_bytes, counts=self._counts, room=config.room
+        )
 
     @property
     def store(self) -> ArtifactStore:
@@ -213,9 +215,10 @@ class ArtifactRoutes:
         size = request.content_length
         if max_bytes is not None and size is not None and size > max_bytes:
             raise too_large(max_bytes)
+        self._config.room.check(size or 0)
         await self._counts.check(self.store, path)
         turn = Turn(self._config.stall_s)
-        body = Body(request, max_bytes=max_bytes, turn=turn, give_way=self._give_way)
+        body = Body(request, max_bytes=max_bytes, turn=turn, give_way=self._give_way, room=self._config.room)
         # What is here already needs nothing that others could be waiting for.
         need = 0 if await body.begun() else self.store.upload_bytes(size)
         async with self._up.hold(need, Caller.of(request), turn):

@@ -15,12 +15,14 @@ from runstream.ingest.artifacts.errors import (
 from runstream.ingest.artifacts.protocol import Reader
 from runstream.ingest.gateway.artifacts import responses
 from runstream.ingest.gateway.artifacts.budget import Turn
+from runstream.ingest.gateway.artifacts.room import EACH_BYTES, Room
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
 
 # Awaited before each piece of work of a transfer: a place to let more urgent work go first.
 Yield = Callable[[int], Awaitable[None]]
 
 _WRITE_BYTES = 256 << 10
+_BOUNDLESS = Room()
 # So much of an upload arrives before it takes a share of the memory for transfers.
 _FIRST_BYTES = 16 << 10
 
@@ -29,12 +31,22 @@ class Body:
     """The body of an upload, as an iterator of blocks.
 
     ``turn`` is the client's time. Raises ``BrokenUploadError`` when the client goes, stalls, is too slow or sends
-    another length than it announced, and ``ArtifactTooLargeError`` past ``max_bytes``.
+    another length than it announced, ``ArtifactTooLargeError`` past ``max_bytes``, and ``StoreUnavailableError`` where
+    ``room`` has none.
     """
 
-    def __init__(self, request: web.Request, *, max_bytes: int | None, turn: Turn, give_way: Yield) -> None:
+    def __init__(
+        self,
+        request: web.Request,
+        *,
+        max_bytes: int | None,
+        turn: Turn,
+        give_way: Yield,
+        room: Room = _BOUNDLESS,
+    ) -> None:
         self._request = request
         self._max_bytes = max_bytes
+        self._room = room
         self._turn = turn
         self._give_way = give_way
         self._first: list[bytes] = []
@@ -65,6 +77,7 @@ class Body:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         announced = self._request.content_length
+        looked_at = 0
         while True:
             block = self._first.pop(0) if self._first else await self._next()
             if not block:
@@ -72,6 +85,9 @@ class Body:
             self.received += len(block)
             if self._max_bytes is not None and self.received > self._max_bytes:
                 raise too_large(self._max_bytes)
+            if self.received - looked_at >= EACH_BYTES:
+                self._room.check()
+                looked_at = self.received
             yield block
             await self._give_way(len(block))
         if announced is not None and self.received != announced:

@@ -45,6 +45,11 @@ class Control:
         return True
 
     @property
+    def judges_callers(self) -> bool:
+        """Whether MLflow's server knows users."""
+        return self._server.mode in (ServerMode.BASIC_AUTH, ServerMode.USERS)
+
+    @property
     def undecided(self) -> bool:
         """Whether it is only not known yet if the store may be used."""
         return self._plane is not None and (

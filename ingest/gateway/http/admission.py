@@ -35,6 +35,7 @@ _PATIENCE_S = 1.0
 _WRONG_S = 5.0
 _WRONG_ENTRIES = 4_096
 LOG_BATCH = f"{API}/runs/log-batch"
+_NO_RUN = ""
 
 
 class RefusedError(Exception):
@@ -123,6 +124,20 @@ class Admission:
             if mine:
                 return
             # Another caller's question may have been put before a change that this one has already seen.
+
+    async def check_credentials(self, identity: Identity) -> None:
+        """Raise ``RefusedError`` if MLflow's server does not know these credentials, whatever they ask for. What it
+        does not say within a second is left to ``check``."""
+        epoch = self._epochs.of(_NO_RUN)
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self.check(_NO_RUN, identity)
+        except RefusedError as refused:
+            if refused.answer.status == 401:
+                raise
+            self.remember(_NO_RUN, identity, epoch)
+        except (UpstreamUnavailableError, MlflowError, TimeoutError):
+            pass
 
     def _usable(self, key: tuple[str, Identity]) -> bool:
         """Whether there is an older yes, for while the server cannot be asked."""

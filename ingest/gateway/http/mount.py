@@ -78,6 +78,8 @@ def refusing_odd(hosts: HostRules, probes: Collection[str]) -> Middleware:
             return web.Response(status=403, text=INVALID_HOST)
         try:
             return await handler(request)
+        except MlflowError as error:  # of a body that was not let in
+            return answers.refusal(error, 1)
         except web.HTTPException as refused:
             if refused.status < 400:
                 raise
@@ -150,7 +152,7 @@ class MountedRoutes:
                 return await self._relay(request)
             try:
                 body = await request.read()
-            except web.HTTPRequestEntityTooLarge as error:
+            except (web.HTTPRequestEntityTooLarge, MlflowError) as error:
                 return _response(self._routes.refused(error))
             headers = lower_case(request.headers)
             return _response(

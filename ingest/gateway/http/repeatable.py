@@ -9,6 +9,8 @@ import re
 
 import orjson
 
+from runstream.schemas.mlflow.paths import ARTIFACTS_APIS
+
 _READS = ("GET", "HEAD", "OPTIONS")
 # POSTs below /mlflow/ that read, and writes that MLflow applies as often as they come with the same result.
 _POSTS = frozenset(
@@ -26,6 +28,8 @@ _POSTS = frozenset(
         "model-versions/set-tag",
     )
 )
+# What is stored at a path is the same after a second time.
+_ARTIFACTS = tuple(f"{api}/artifacts/" for api in ARTIFACTS_APIS)
 _BELOW_MLFLOW = re.compile(r".*?/(?:ajax-)?api/\d\.\d/mlflow/(.+)")
 # What psycopg 3 and 2 say when there was no connection to begin with: MLflow takes one at the beginning of each of its
 # transactions, and its creating calls write in one.
@@ -39,6 +43,8 @@ def is_repeatable(method: str, path: str) -> bool:
     """Whether doing this twice is the same as once. ``path`` is the request's, without its query."""
     if method in _READS:
         return True
+    if method in ("PUT", "DELETE"):
+        return any(artifacts in path for artifacts in _ARTIFACTS)
     if method != "POST":
         return False
     if path.endswith("/graphql"):

@@ -240,7 +240,14 @@ class Upstream:
                 return await beginning
             return await while_wanted(beginning, lambda: _has_left(request))
 
-        upstream, whole = await self.held(attempt, size=len(body or b""))
+        try:
+            upstream, whole = await self.held(attempt, size=len(body or b""))
+        except UpstreamUnavailableError as error:
+            if passing.repeatable and not error.nothing_done:
+                # A body of size is not here any more to be sent again; its sender may.
+                error.nothing_done = True
+                error.away_s = self._line.away_s if self._line is not None else 0.0
+            raise
         if upstream.content_type == "text/event-stream":
             self._endless.add(upstream)
         try:

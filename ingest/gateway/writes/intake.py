@@ -38,6 +38,11 @@ class Intake:
         self._tracking = tracking
         self._control = control
 
+    async def let_in(self, identity: Identity) -> None:
+        """Before work for a caller: raises ``RefusedError`` if that is nobody whom MLflow's server knows."""
+        if self._control is not None and self._control.judges_callers:
+            await self._admission.check_credentials(identity)
+
     def accept_nowait(self, log: LogRequest, identity: Identity) -> asyncio.Future[None] | None:
         """The future of the append, shared with other requests (never cancel it); ``None`` if somebody has to be
         asked first."""

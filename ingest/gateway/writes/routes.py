@@ -52,6 +52,7 @@ class MetricWrites:
         return self._intake.accept_nowait(log, call.identity) or self._accept(log, call)
 
     async def _read_aside(self, call: Call) -> Outcome:
+        await self._intake.let_in(call.identity)
         log = await self._aside.parse(call.route.name, call.body, call.headers.get("content-type"))
         return await self._accept(log, call)
 

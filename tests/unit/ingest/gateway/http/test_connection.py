@@ -50,6 +50,9 @@ class Stub:
             future.set_result(None)
         return future
 
+    async def let_in(self, identity: Identity) -> None:
+        pass
+
     async def accept(self, log: LogRequest, route: str, identity: Identity) -> None:
         self.seen.append(log)
         if self.hold is not None:
