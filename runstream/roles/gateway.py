@@ -8,7 +8,6 @@ import os
 from runstream.ingest.artifacts import locations
 from runstream.ingest.gateway.app import GatewayParts, create_gateway
 from runstream.ingest.gateway.artifacts.config import ArtifactConfig
-from runstream.ingest.gateway.artifacts.room import Room
 from runstream.ingest.gateway.config import GatewayConfig
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.process import logs
@@ -53,19 +52,20 @@ def _calm_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def _room(settings: GatewaySettings) -> Room:
-    """What artifacts leave of a disk that the log is on as well: twice what the log leaves. A server that is full of
-    artifacts still takes points."""
+def _room(settings: GatewaySettings) -> tuple[str | None, int]:
+    """The folder and the free bytes that artifacts leave of a disk that the log is on as well: twice what the log
+    leaves. A server that is full of artifacts still takes points."""
     location = locations.parse(settings.artifacts, os.environ)
     if location.scheme != "file" or not is_local(settings):
-        return Room()
+        return None, 0
     folder, (log, reserve_bytes) = existing(location.prefix), log_reserve(settings)
     if folder.stat().st_dev != log.stat().st_dev:
-        return Room()
-    return Room(folder, 2 * reserve_bytes)
+        return None, 0
+    return str(folder), 2 * reserve_bytes
 
 
 def _config(settings: GatewaySettings) -> GatewayConfig:
+    shared_disk, keep_free_bytes = _room(settings)
     return GatewayConfig(
         tracking_url=settings.tracking,
         query_url=settings.query,
@@ -84,7 +84,8 @@ def _config(settings: GatewaySettings) -> GatewayConfig:
             stall_s=settings.artifacts_stall_s,
             direct=settings.artifacts_direct,
             public_endpoint=settings.artifacts_public_endpoint,
-            room=_room(settings),
+            shared_disk=shared_disk,
+            keep_free_bytes=keep_free_bytes,
         ),
         max_body_bytes=settings.max_body_bytes,
         max_arriving_bytes=settings.max_arriving_bytes,

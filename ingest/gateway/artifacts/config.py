@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-from runstream.ingest.gateway.artifacts.room import Room
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +15,8 @@ class ArtifactConfig:
     ``wait_s``. ``stall_s`` bounds silence of the store, and how long a client may keep a transfer waiting beyond what
     it earns by moving bytes (``budget.Turn``). With ``direct``, clients get signed addresses and exchange large files
     with the store itself, as with MLflow's own server, where the store can sign; ``public_endpoint`` is the S3
-    endpoint as clients see it. ``room`` is what uploads leave free.
+    endpoint as clients see it. ``keep_free_bytes`` of the disk of the folder
+    ``shared_disk`` are not for artifacts.
     """
 
     url: str
@@ -34,4 +33,5 @@ class ArtifactConfig:
     public_endpoint: str | None = None
     sign_ttl_s: int = 300
     retry_after_s: int = 5
-    room: Room = field(default_factory=Room)
+    shared_disk: str | None = None
+    keep_free_bytes: int = 0

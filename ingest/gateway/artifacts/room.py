@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from runstream.ingest.artifacts.errors import StoreUnavailableError
 
@@ -17,7 +16,7 @@ _MIB = 1 << 20
 class Room:
     """``keep_free_bytes`` of the disk of ``folder`` are not for artifacts; ``None``: nobody else needs the disk."""
 
-    folder: Path | None = None
+    folder: str | None = None
     keep_free_bytes: int = 0
 
     def check(self, size: int = 0) -> None:

@@ -32,6 +32,7 @@ from runstream.ingest.gateway.artifacts.budget import TransferBudget, Turn
 from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 from runstream.ingest.gateway.artifacts.limits import FileCounts
 from runstream.ingest.gateway.artifacts.relay import Ask, LimitedRelay, Relay, scoped
+from runstream.ingest.gateway.artifacts.room import Room
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
 from runstream.ingest.gateway.artifacts.transfer import Body, Yield, send, too_large
 from runstream.ingest.gateway.http.caller import Caller
@@ -82,6 +83,7 @@ class ArtifactRoutes:
         holding: Holding | None = None,
     ) -> None:
         self._config = config
+        self._room = Room(config.shared_disk, config.keep_free_bytes)
         self._server = server
         self._hosts = hosts
         self._telemetry = telemetry
@@ -98,7 +100,7 @@ class ArtifactRoutes:
         )
         self._counts = FileCounts(config.max_files)
         self.relayed = LimitedRelay(
-            relay, ask, max_bytes=config.max_bytes, counts=self._counts, room=config.room
+            relay, ask, max_bytes=config.max_bytes, counts=self._counts, room=self._room
         )
 
     @property
@@ -215,10 +217,10 @@ class ArtifactRoutes:
         size = request.content_length
         if max_bytes is not None and size is not None and size > max_bytes:
             raise too_large(max_bytes)
-        self._config.room.check(size or 0)
+        self._room.check(size or 0)
         await self._counts.check(self.store, path)
         turn = Turn(self._config.stall_s)
-        body = Body(request, max_bytes=max_bytes, turn=turn, give_way=self._give_way, room=self._config.room)
+        body = Body(request, max_bytes=max_bytes, turn=turn, give_way=self._give_way, room=self._room)
         # What is here already needs nothing that others could be waiting for.
         need = 0 if await body.begun() else self.store.upload_bytes(size)
         async with self._up.hold(need, Caller.of(request), turn):
