@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import threading
 import time
@@ -17,6 +18,8 @@ from support.raw_http import RawClient
 from support.runstream_server import RunstreamServer
 
 CLIENTS = 4
+# See test_kill.
+ROUNDS = max(1, round(float(os.environ.get("RUNSTREAM_TEST_KILL_ROUNDS", "1"))))
 API = "/api/2.0/mlflow"
 JSON = {"Content-Type": "application/json"}
 
@@ -83,7 +86,7 @@ def test_what_was_acknowledged_is_there(make_server: Callable[..., RunstreamServ
         experiment = maker.call("experiments/create", {"name": "kill"})["experiment_id"]
     clients: list[Client] = []
     chance = random.Random(7)
-    for _ in range(2):
+    for _ in range(ROUNDS):
         begun = [Client(server.url, experiment) for _ in range(CLIENTS)]
         for client in begun:
             client.start()

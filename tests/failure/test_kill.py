@@ -1,7 +1,8 @@
 """kill -9 of any process, and of all at once, at random moments under load: no acknowledged point is ever lost.
 
 Every round has runs and a ledger of its own. All rounds share one data folder, and at the end all of their ledgers are
-checked once more. RUNSTREAM_TEST_SEED repeats a seed, RUNSTREAM_TEST_KILL_ROUNDS multiplies the number of rounds.
+checked once more. RUNSTREAM_TEST_SEED repeats a seed, RUNSTREAM_TEST_KILL_ROUNDS multiplies the number of rounds
+(`make test-all`: by two).
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def count(base: int) -> int:
     return max(1, round(base * ROUNDS_FACTOR))
 
 
-@pytest.mark.parametrize(("victim", "base"), [("gateway", 6), ("storage", 6), ("tracking", 2)])
+@pytest.mark.parametrize(("victim", "base"), [("gateway", 3), ("storage", 3), ("tracking", 1)])
 def test_one_process(rounds: Rounds, victim: str, base: int) -> None:
     """The supervisor starts it again, and the clients carry on by repeating what was refused."""
     server = rounds.server
@@ -95,7 +96,7 @@ def test_one_process(rounds: Rounds, victim: str, base: int) -> None:
         assert others < {process.pid for process in server.processes().values()}
 
 
-@pytest.mark.parametrize(("victim", "base"), [("all", 4), ("supervisor", 2)])
+@pytest.mark.parametrize(("victim", "base"), [("all", 2), ("supervisor", 1)])
 def test_the_whole_set(rounds: Rounds, victim: str, base: int) -> None:
     """``runstream serve`` on the same folder starts without help, while clients repeat what was not answered."""
     server = rounds.server

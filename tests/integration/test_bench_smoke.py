@@ -183,6 +183,7 @@ def test_a_request_that_failed_may_or_may_not_be_stored(client: Client, tmp_path
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow_suite
 def test_the_whole_harness_runs_and_nothing_is_lost(tmp_path: Path) -> None:
     command = [
         sys.executable,
