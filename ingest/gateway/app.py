@@ -33,6 +33,7 @@ from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.mount import MountedRoutes, normalise, refusing_odd
 from runstream.ingest.gateway.http.origins import Origins
 from runstream.ingest.gateway.http.probes import HealthRoutes, Readiness
+from runstream.ingest.gateway.http.rights import Rights
 from runstream.ingest.gateway.http.server_mode import ModeWatch
 from runstream.ingest.gateway.http.upstream import Upstream
 from runstream.ingest.gateway.http.whole import count_bodies
@@ -128,11 +129,18 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     )
     server = ModeWatch(tracking.get, basic_auth=config.basic_auth)
     plane = ControlPlane(config.metadata) if config.metadata else None
-    control = Control(plane, server)
+    rights = Rights(
+        ttl_s=config.verdict_ttl_s,
+        stale_s=config.verdict_stale_s,
+        epoch=lambda: epochs.of("")[1],
+        is_away=lambda: server.is_away,
+    )
+    control = Control(plane, server, rights)
     admission = Admission(
         tracking,
         epochs,
         control.verdict,
+        control.granted,
         ttl_s=config.verdict_ttl_s,
         stale_s=config.verdict_stale_s,
         max_entries=config.verdict_entries,
@@ -149,12 +157,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         barrier_timeout_s=config.barrier_timeout_s,
         retry_after_s=config.retry_after_s,
         server=server,
-        verdicts=RunVerdicts(
-            get=tracking.get_held,
-            post=tracking.post_held,
-            ttl_s=config.verdict_ttl_s,
-            epoch=lambda: epochs.of(""),
-        ),
+        verdicts=RunVerdicts(get=tracking.get_held, post=tracking.post_held, rights=rights),
         verdict_ttl_s=config.verdict_ttl_s,
     )
     routes = Routes(parts.telemetry, max_body_bytes=config.max_body_bytes, retry_after_s=config.retry_after_s)

@@ -28,10 +28,12 @@ from runstream.ingest.control.store import RunStore
 from runstream.ingest.gateway.control.access import Control
 from runstream.ingest.gateway.control.decode import decode, only
 from runstream.ingest.gateway.control.fresh import FreshRuns
+from runstream.ingest.gateway.control.needs import experiment_shown, names_models, needed
 from runstream.ingest.gateway.control.onward import Onward
 from runstream.ingest.gateway.http.epochs import Epochs
 from runstream.ingest.gateway.http.handling import OK, Call, Outcome, Routes
 from runstream.ingest.gateway.http.holding import Line
+from runstream.ingest.gateway.http.rights import Action
 from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
 from runstream.schemas.errors import MlflowError, RunstreamError
 from runstream.schemas.mlflow.paths import APIS
@@ -111,10 +113,11 @@ class ControlRoutes:
 
         async def handle(call: Call) -> Outcome:
             change: Any = None
+            epoch = self._control.rights.epoch()
             try:
-                store = self._store(call)
                 change = decode(decoder, call.body, call.headers.get("content-type"))
                 _refuse_own_ids(change)
+                store = await self._store(call, change)
                 _apply_key(change, call.headers.get(IDEMPOTENCY_HEADER.lower()))
                 body = await self._held(lambda: store.change(change), size=len(call.body))
             except PassOnError:
@@ -127,6 +130,8 @@ class ControlRoutes:
                 if moves:
                     # Whichever run it was: what could not be read here may have changed any.
                     self._epochs.bump(None)
+                elif outcome.status == 200 and change is not None:
+                    await self._learn(call, change, epoch)
                 return outcome
             except MetadataUnavailableError:
                 if moves:
@@ -139,11 +144,29 @@ class ControlRoutes:
 
         return handle
 
-    def _store(self, call: Call) -> RunStore:
+    async def _store(self, call: Call, change: Change) -> RunStore:
+        """The store, if this caller's change may be made here. Raises ``PassOnError``."""
         store = self._control.store(call.identity)
+        # MLflow's server knows nothing of keys: a creation that it made and one that is made here would be two.
+        if store is None and IDEMPOTENCY_HEADER.lower() not in call.headers:
+            match needed(change):
+                case Action.CREATE_RUN, str(experiment_id):
+                    store = self._control.for_experiment(call.identity, Action.CREATE_RUN, experiment_id)
+                case Action() as action, str(run_id):
+                    store = await self._control.for_run(call.identity, action, run_id)
         if store is None:
             raise PassOnError
         return store
+
+    async def _learn(self, call: Call, change: Change, epoch: object) -> None:
+        """MLflow's server has made this change for the caller: it may make others like it."""
+        if self._control.judged(call.identity) is None:
+            return
+        match needed(change):
+            case Action.CREATE_RUN, str(experiment_id):
+                self._control.rights.learn(call.identity, Action.CREATE_RUN, experiment_id, epoch)
+            case Action() as action, str(run_id):
+                await self._control.learn_of_run(call.identity, action, run_id, epoch)
 
     def _creating(self, kind: type[Change]) -> Handler:
         decoder = msgspec.json.Decoder(kind)
@@ -166,14 +189,20 @@ class ControlRoutes:
 
     # --- reads ------------------------------------------------------------------------------------------------
 
-    def _reading(self, path: str, read: Callable[[RunStore, str], Awaitable[Outcome]]) -> Handler:
+    def _reading(self, path: str, read: Callable[[Call], Awaitable[Outcome]]) -> Handler:
         async def handle(call: Call) -> Outcome:
+            epoch = self._control.rights.epoch()
             try:
                 if call.body:
                     raise PassOnError
-                return await self._held(lambda: read(self._store(call), call.query))
+                return await self._held(lambda: read(call))
             except PassOnError:
-                return await self._onward.get(path, call)
+                outcome = await self._onward.get(path, call)
+                if outcome.status == 200 and self._control.judged(call.identity) is not None:
+                    shown = experiment_shown(outcome.body)
+                    if shown:
+                        self._control.rights.learn(call.identity, Action.READ_EXPERIMENT, shown, epoch)
+                return outcome
 
         return handle
 
@@ -184,24 +213,55 @@ class ControlRoutes:
             except PassOnError:
                 run_id = ""
             is_fresh = await self._fresh.wait(run_id)
+            epoch = self._control.rights.epoch()
             try:
                 if call.body or not run_id:
                     raise PassOnError
-                outcome = _answer(await self._held(lambda: self._store(call).get_run(run_id)))
+                outcome = await self._held(lambda: self._run_here(call, run_id))
             except PassOnError:
                 outcome = await self._onward.get(path, call)
+                if outcome.status == 200 and run_id:
+                    await self._control.learn_of_run(call.identity, Action.READ_RUN, run_id, epoch)
             if is_fresh:
                 return outcome
             return Outcome(outcome.status, {**outcome.headers, STALE_HEADER: "true"}, outcome.body)
 
         return handle
 
-    async def _get_experiment(self, store: RunStore, query: str) -> Outcome:
-        return _answer(await store.get_experiment(_given(only(query, "experiment_id").get("experiment_id"))))
+    async def _run_here(self, call: Call, run_id: str) -> Outcome:
+        store = await self._control.for_run(call.identity, Action.READ_RUN, run_id)
+        if store is None:
+            raise PassOnError
+        outcome = _answer(await store.get_run(run_id))
+        if names_models(outcome.body) and self._control.store(call.identity) is None:
+            # MLflow leaves out the models that the caller may not see (``redact_get_run_model_links``).
+            raise PassOnError
+        return outcome
 
-    async def _get_experiment_by_name(self, store: RunStore, query: str) -> Outcome:
-        name = _given(only(query, "experiment_name").get("experiment_name"))
-        return _answer(await store.get_experiment_by_name(name))
+    async def _get_experiment(self, call: Call) -> Outcome:
+        experiment_id = _given(only(call.query, "experiment_id").get("experiment_id"))
+        store = self._control.for_experiment(call.identity, Action.READ_EXPERIMENT, experiment_id)
+        if store is None:
+            raise PassOnError
+        return _answer(await store.get_experiment(experiment_id))
+
+    async def _get_experiment_by_name(self, call: Call) -> Outcome:
+        name = _given(only(call.query, "experiment_name").get("experiment_name"))
+        store = self._control.store(call.identity)
+        if store is not None:
+            return _answer(await store.get_experiment_by_name(name))
+        store = self._control.judged(call.identity)
+        if store is None or self._control.has_workspaces:
+            raise PassOnError
+        try:
+            body = await store.get_experiment_by_name(name)
+        except MlflowError:
+            # Whether there is such a name is not for everybody to know.
+            raise PassOnError from None
+        experiment_id = str(body["experiment"]["experiment_id"])
+        if not self._control.rights.knows(call.identity, Action.READ_EXPERIMENT, experiment_id):
+            raise PassOnError
+        return _answer(body)
 
 
 _NOT_HERE = (

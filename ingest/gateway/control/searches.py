@@ -1,4 +1,4 @@
-"""Searches of runs and experiments, answered here where everybody may see everything.
+"""Searches of runs and experiments, answered here where the caller may see all that is asked for.
 
 What is unusual, and all that is wrong, is passed on to MLflow's server, whose answer is the same or the only one.
 """
@@ -13,8 +13,14 @@ import orjson
 
 from runstream.ingest.control.search.workers import SearchUnavailableError, SearchWorkers
 from runstream.ingest.gateway.control.access import Control
+from runstream.ingest.gateway.control.needs import (
+    experiments_asked,
+    experiments_of_runs_shown,
+    names_models,
+)
 from runstream.ingest.gateway.control.onward import Onward
 from runstream.ingest.gateway.http.handling import OK, Call, Outcome, Routes
+from runstream.ingest.gateway.http.rights import Action
 from runstream.schemas.mlflow.paths import APIS
 from runstream.schemas.wire import STALE_HEADER
 
@@ -55,8 +61,13 @@ class SearchRoutes:
     async def _runs(self, path: str, call: Call) -> Outcome:
         """``runs/search``: with what was appended before."""
         is_fresh = await self._barrier(None)
+        epoch = self._control.rights.epoch()
         found = await self._found(_RUNS, call, call.body if _is_plain(call) else None)
         outcome = found or await self._onward.post(path, call)
+        if found is None and outcome.status == 200 and self._control.judged(call.identity) is not None:
+            # A run that is shown to the caller may be read by it, and so may its neighbours.
+            for experiment_id in experiments_of_runs_shown(outcome.body):
+                self._control.rights.learn(call.identity, Action.READ_RUN, experiment_id, epoch)
         if is_fresh:
             return outcome
         return Outcome(outcome.status, {**outcome.headers, STALE_HEADER: "true"}, outcome.body)
@@ -72,13 +83,29 @@ class SearchRoutes:
         return found or await self._onward.get(path, call)
 
     async def _found(self, route: str, call: Call, body: bytes | None) -> Outcome | None:
-        if body is None or self._workers is None or self._control.store(call.identity) is None:
+        if body is None or self._workers is None:
+            return None
+        is_judged = self._control.store(call.identity) is None
+        if is_judged and not self._may_read_all(route, call, body):
             return None
         try:
             found = await self._workers.answer(route, body)
         except SearchUnavailableError:
             return None
-        return None if found is None else Outcome(200, OK.headers, found)
+        # MLflow leaves out the models that the caller may not see (``redact_search_runs_model_links``).
+        if found is None or (is_judged and names_models(found)):
+            return None
+        return Outcome(200, OK.headers, found)
+
+    def _may_read_all(self, route: str, call: Call, body: bytes) -> bool:
+        """Whether MLflow would leave nothing out of the answer for this caller."""
+        if route != _RUNS or self._control.judged(call.identity) is None:
+            return False
+        experiment_ids = experiments_asked(body)
+        knows = self._control.rights.knows
+        return bool(experiment_ids) and all(
+            knows(call.identity, Action.READ_RUN, experiment_id) for experiment_id in experiment_ids
+        )
 
 
 def _at(handler: Callable[[str, Call], Awaitable[Outcome]], path: str) -> Callable[[Call], Any]:

@@ -9,6 +9,7 @@ wrong: checking a password costs MLflow a quarter of a second of a core, whoever
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -25,9 +26,11 @@ from runstream.schemas.mlflow.paths import API
 IDENTITY_HEADERS = ("Authorization", "Cookie", "X-MLFLOW-WORKSPACE")
 
 Identity = tuple[tuple[str, str], ...]
-# Whether a caller may write to a run, where that can be said without the MLflow server: it raises ``MlflowError`` for
-# no, and ``False`` says that the server has to be asked.
-VerdictHere = Callable[[str, Identity], Awaitable[bool]]
+# For how many seconds at most it is known that a caller may write to a run, where that can be said without the MLflow
+# server: it raises ``MlflowError`` for no, and 0 says that the server has to be asked.
+VerdictHere = Callable[[str, Identity], Awaitable[float]]
+# Told of the server's yes, and what the counter for everything was before it.
+Granted = Callable[[str, Identity, int], Awaitable[None]]
 # How long a caller with an older yes waits for a new one.
 _PATIENCE_S = 1.0
 # How long wrong credentials are not asked about again, and how many of them are remembered. A user who is made, or
@@ -78,6 +81,7 @@ class Admission:
         tracking: Upstream,
         epochs: Epochs,
         verdict_here: VerdictHere | None = None,
+        granted: Granted | None = None,
         *,
         ttl_s: float,
         stale_s: float,
@@ -87,6 +91,7 @@ class Admission:
         self._tracking = tracking
         self._epochs = epochs
         self._verdict_here = verdict_here
+        self._granted = granted
         self._ttl_s = ttl_s
         self._stale_s = stale_s
         self._max_entries = max_entries
@@ -165,8 +170,9 @@ class Admission:
         run_id, identity = key
         if self._verdict_here is not None:
             try:
-                if await self._verdict_here(run_id, identity):
-                    self.remember(run_id, identity, epoch)
+                holds_s = await self._verdict_here(run_id, identity)
+                if holds_s > 0:
+                    self.remember(run_id, identity, epoch, at_most_s=holds_s)
                     return
             except MlflowError:
                 self._verdicts.pop(key, None)
@@ -195,6 +201,8 @@ class Admission:
                 self._remember_wrong(identity, _Wrong(epoch[1], self._clock() + _WRONG_S, answer))
             raise RefusedError(answer)
         self.remember(run_id, identity, epoch)
+        if self._granted is not None:
+            await self._granted(run_id, identity, epoch[1])
 
     def _remember_wrong(self, identity: Identity, wrong: _Wrong) -> None:
         self._wrong[identity] = wrong
@@ -202,11 +210,14 @@ class Admission:
         while len(self._wrong) > _WRONG_ENTRIES:
             self._wrong.popitem(last=False)
 
-    def remember(self, run_id: str, identity: Identity, epoch: tuple[int, int]) -> None:
-        """Store a yes that MLflow gave while the run's counters were ``epoch``."""
+    def remember(
+        self, run_id: str, identity: Identity, epoch: tuple[int, int], *, at_most_s: float = math.inf
+    ) -> None:
+        """Store a yes that MLflow gave while the run's counters were ``epoch``; one that was given before holds for
+        ``at_most_s``."""
         now = self._clock()
         key = (run_id, identity)
-        self._verdicts[key] = _Verdict(epoch, now + self._ttl_s, now + self._stale_s)
+        self._verdicts[key] = _Verdict(epoch, now + min(self._ttl_s, at_most_s), now + self._stale_s)
         self._verdicts.move_to_end(key)
         while len(self._verdicts) > self._max_entries:
             self._verdicts.popitem(last=False)

@@ -60,6 +60,8 @@ class ModeWatch:
         self._basic_auth = basic_auth
         self._interval_s = interval_s
         self.mode = ServerMode.UNKNOWN
+        self.is_away = False
+        """Whether there was no answer when it was last asked."""
 
     async def settled(self) -> ServerMode:
         """The mode; asks now if there was no answer yet."""
@@ -78,7 +80,8 @@ class ModeWatch:
         try:
             mode = await self._ask()
         except UpstreamUnavailableError:
-            return False
+            mode = None
+        self.is_away = mode is None
         if mode is None:
             return False
         self.mode = mode

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from urllib.parse import quote
 
-from cachetools import TTLCache
-
-from runstream.ingest.gateway.http.admission import Identity, RefusedError
+from runstream.ingest.gateway.http.admission import RefusedError
 from runstream.ingest.gateway.http.caller import Caller
+from runstream.ingest.gateway.http.rights import Action, Rights
 from runstream.ingest.gateway.http.upstream import Answer, UpstreamUnavailableError
 
 _GET_RUN = "/api/2.0/mlflow/runs/get?run_id="
@@ -25,10 +23,6 @@ _SEARCH = "/api/2.0/mlflow/runs/search"
 # From so many runs on, their experiments are looked up many at a time.
 _FEW = 3
 _AT_ONCE = 200
-_MAX_RUNS = 100_000
-_MAX_SEEN = 50_000
-# A run that is gone for good (``mlflow gc``) is remembered no longer than this.
-_BELONGS_S = 600.0
 _DEADLINE_S = 60.0
 
 Get = Callable[[str, Mapping[str, str]], Awaitable[Answer]]
@@ -36,23 +30,12 @@ Post = Callable[[str, bytes, Mapping[str, str]], Awaitable[Answer]]
 
 
 class RunVerdicts:
-    """``get`` and ``post`` ask the MLflow server. A verdict holds for ``ttl_s``, or until ``epoch`` changes."""
+    """``get`` and ``post`` ask the MLflow server; ``rights`` remembers what it said."""
 
-    def __init__(
-        self,
-        *,
-        get: Get,
-        post: Post,
-        ttl_s: float,
-        epoch: Callable[[], object],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, get: Get, post: Post, rights: Rights) -> None:
         self._get = get
         self._post = post
-        self._epoch = epoch
-        # Experiments by run, and what ``epoch`` was when a caller could see an experiment.
-        self._belongs: MutableMapping[str, str] = TTLCache(_MAX_RUNS, _BELONGS_S, timer=clock)
-        self._seen: MutableMapping[tuple[Identity, str], object] = TTLCache(_MAX_SEEN, ttl_s, timer=clock)
+        self._rights = rights
 
     async def check(self, caller: Caller, run_ids: Iterable[str]) -> None:
         """Return if the caller may see all of these runs. Raises ``RefusedError`` with MLflow's answer about one that
@@ -69,23 +52,23 @@ class RunVerdicts:
             raise UpstreamUnavailableError("the tracking server has not judged all runs yet") from None
 
     def _known(self, caller: Caller, run_id: str) -> bool:
-        experiment = self._belongs.get(run_id)
-        return experiment is not None and self._seen.get((caller.identity, experiment)) == self._epoch()
+        experiment = self._rights.experiment_of(run_id)
+        return experiment is not None and self._rights.knows(caller.identity, Action.READ_RUN, experiment)
 
     async def _ask(self, caller: Caller, run_id: str) -> str:
         """The run's experiment, which the caller may see."""
-        epoch = self._epoch()
+        epoch = self._rights.epoch()
         answer = await self._get(_GET_RUN + quote(run_id, safe=""), dict(caller.identity))
         if answer.status != 200:
             raise RefusedError(answer)
         experiment = _experiment(answer)
-        self._belongs[run_id] = experiment
-        self._seen[caller.identity, experiment] = epoch
+        self._rights.belongs(run_id, experiment)
+        self._rights.learn(caller.identity, Action.READ_RUN, experiment, epoch)
         return experiment
 
     async def _look_up(self, caller: Caller, experiment: str, run_ids: list[str]) -> None:
         """Learn which of these runs are of this experiment; one that is not found stays to be asked for."""
-        missing = [run_id for run_id in run_ids if self._belongs.get(run_id) is None]
+        missing = [run_id for run_id in run_ids if self._rights.experiment_of(run_id) is None]
         headers = {**dict(caller.identity), "Content-Type": "application/json"}
         for at in range(0, len(missing), _AT_ONCE):
             names = ", ".join(f"'{run_id}'" for run_id in missing[at : at + _AT_ONCE])
@@ -99,7 +82,7 @@ class RunVerdicts:
             if answer.status != 200:
                 return
             for run in json.loads(answer.body).get("runs", ()):
-                self._belongs[run["info"]["run_id"]] = run["info"]["experiment_id"]
+                self._rights.belongs(run["info"]["run_id"], run["info"]["experiment_id"])
 
 
 def _experiment(answer: Answer) -> str:

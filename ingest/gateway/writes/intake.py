@@ -11,6 +11,7 @@ from runstream.ingest.control.requests import LogBatch
 from runstream.ingest.gateway.control.access import Control
 from runstream.ingest.gateway.control.decode import decode
 from runstream.ingest.gateway.http.admission import Admission, Identity, RefusedError
+from runstream.ingest.gateway.http.rights import Action
 from runstream.ingest.gateway.http.upstream import Upstream
 from runstream.ingest.gateway.writes.batching import Batcher, Points
 from runstream.ingest.gateway.writes.log_request import LogRequest
@@ -67,6 +68,8 @@ class Intake:
                 )
                 if answer.status != 200:
                     raise RefusedError(answer)
+                if self._control is not None:
+                    await self._control.granted(log.run_id, identity, epoch[1])
             self._admission.remember(log.run_id, identity, epoch)
         elif not self._admission.known(log.run_id, identity):
             await self._tracking.held(
@@ -79,9 +82,11 @@ class Intake:
 
     async def _log_here(self, log: LogRequest, route: str, identity: Identity) -> bool:
         """Make params and tags durable in the control plane's store; ``False`` where MLflow's server has to: it
-        keeps the metrics of models, and knows users."""
-        store = self._control.store(identity) if self._control is not None else None
-        if store is None or route != "log-batch" or log.forward is None:
+        keeps the metrics of models, and knows what users may do."""
+        if self._control is None or route != "log-batch" or log.forward is None:
+            return False
+        store = await self._control.for_run(identity, Action.UPDATE_RUN, log.run_id)
+        if store is None:
             return False
         try:
             await store.change(decode(_PARAMS_AND_TAGS, log.forward, "application/json"))

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from runstream.ingest.gateway.http.admission import RefusedError
 from runstream.ingest.gateway.http.caller import Caller
+from runstream.ingest.gateway.http.rights import Rights
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
 from runstream.ingest.gateway.reads.verdicts import RunVerdicts
 
@@ -75,9 +76,8 @@ async def setup() -> AsyncIterator[Setup]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     upstream = Upstream("tracking", f"http://127.0.0.1:{runner.addresses[0][1]}", timeout_s=5)
     now, epoch = [1000.0], [0]
-    verdicts = RunVerdicts(
-        get=upstream.get, post=upstream.post, ttl_s=30, epoch=lambda: epoch[0], clock=lambda: now[0]
-    )
+    rights = Rights(ttl_s=30, stale_s=900, epoch=lambda: epoch[0], clock=lambda: now[0])
+    verdicts = RunVerdicts(get=upstream.get, post=upstream.post, rights=rights)
     yield Setup(tracking, verdicts, now, epoch)
     await upstream.close()
     await runner.cleanup()
