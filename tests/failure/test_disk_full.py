@@ -118,6 +118,7 @@ def test_log_is_bounded_while_the_writer_is_away(make_server: ServerFactory, new
                 assert used(log) < bound * 1.25
                 assert any("has not consumed" in refusal.body for refusal in load.refusals)
                 assert_stale_read(server.url, load.ledgers[0].run_id)
+                assert "query" in requests.get(f"{server.url}/ready", timeout=20).text
             finally:
                 storage.send_signal(signal.SIGCONT)
             load.await_progress(1000)

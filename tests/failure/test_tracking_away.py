@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import requests
+
 from support.runstream_server import RunstreamServer
 
 # What a training does through MLflow's own client, each call once, without a second try.
@@ -63,6 +65,14 @@ def test_a_training_without_mlflows_server(
             text=True,
             timeout=240,
         )
+        assert away(server.url) == "tracking"
     finally:
         tracking.resume()
     assert done.stdout.strip().endswith("trained"), done.stderr[-4000:]
+
+
+def away(url: str) -> str:
+    """What ``/ready`` says is away; it says so long before the question to a part that hangs would be given up."""
+    answer = requests.get(f"{url}/ready", timeout=20)
+    assert answer.status_code == 503
+    return answer.text.removeprefix("away: ").strip()

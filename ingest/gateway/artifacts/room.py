@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from runstream.ingest.artifacts.errors import StoreUnavailableError
 
-# An upload looks for room again whenever it has brought so much.
+# An upload looks for room again whenever it has brought so much; it may go past the bound by that, and by what the
+# store has not written yet.
 EACH_BYTES = 4 << 20
 _MIB = 1 << 20
 

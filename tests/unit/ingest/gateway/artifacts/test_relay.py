@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from runstream.ingest.gateway.http.server_mode import ModeWatch, ServerMode
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
 
 LIMIT = 1000
+FILES = 20
 BASE = "/api/2.0/mlflow-artifacts"
 
 
@@ -68,7 +70,7 @@ async def site(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, Behin
     app = web.Application()
     add_artifact_routes(
         app,
-        ArtifactConfig(url="memory:", max_bytes=LIMIT),
+        ArtifactConfig(url="memory:", max_bytes=LIMIT, max_files=FILES),
         prefix="",
         ask=upstream.get,
         relay=relay,
@@ -118,3 +120,38 @@ async def test_what_would_pass_by_the_gateway_is_refused_as_by_a_store_that_does
                 assert answer.status == 501
                 assert "is not supported for the current artifact repository" in await answer.text()
     assert behind.stored == {}
+
+
+async def test_the_number_of_files_is_limited_whoever_answers(site: tuple[str, Behind]) -> None:
+    url, behind = site
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+        for headers in ({}, {"X-MLFLOW-WORKSPACE": "team-a"}):
+            behind.stored.clear()
+            statuses = []
+            for number in range(FILES + 2):
+                address = f"{url}{BASE}/artifacts/1/{len(headers)}/artifacts/{number}"
+                async with session.put(address, data=b"x", headers=headers) as answer:
+                    statuses.append(answer.status)
+            assert statuses == [200] * FILES + [413] * 2
+            assert len(behind.stored) in (0, FILES)
+
+
+@pytest.mark.parametrize("workspace", ["", "X-MLFLOW-WORKSPACE: team-a\r\n"], ids=["own", "relayed"])
+async def test_limits_hold_for_old_clients(site: tuple[str, Behind], workspace: str) -> None:
+    """HTTP/1.0, with and without a keep-alive."""
+    url, behind = site
+    host, port = url.removeprefix("http://").split(":")
+    for size, status in ((LIMIT, 200), (LIMIT + 1, 413)):
+        for connection in ("", "Connection: keep-alive\r\n"):
+            behind.stored.clear()
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(
+                f"PUT {BASE}/artifacts/1/r/artifacts/f HTTP/1.0\r\nHost: {host}:{port}\r\n{workspace}{connection}"
+                f"Content-Length: {size}\r\n\r\n".encode()
+                + b"x" * size
+            )
+            async with asyncio.timeout(30):
+                assert int((await reader.readline()).split()[1]) == status
+            writer.close()
+            assert list(behind.stored.values()) in ([], [LIMIT])
+            assert status == 200 or not behind.stored

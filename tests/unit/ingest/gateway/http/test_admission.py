@@ -117,6 +117,28 @@ async def test_wrong_credentials_are_checked_once_in_a_while(setup: Setup) -> No
     await setup.admission.check("d", wrong)
 
 
+async def test_credentials_alone(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for before the work of a large body: only 401 is about them, and no answer is none."""
+    wrong, right = ((("Authorization", f"Basic {name}"),) for name in ("wrong", "right"))
+    setup.tracking.status = 401
+    for identity in ((), wrong, wrong):
+        with pytest.raises(RefusedError):
+            await setup.admission.check_credentials(identity)
+    assert len(setup.tracking.asked) == 2  # once for each
+    setup.tracking.status = 400  # there is no such run
+    for _ in range(3):
+        await setup.admission.check_credentials(right)
+    assert len(setup.tracking.asked) == 3
+    setup.tracking.status = 503
+    setup.now[0] += 31
+    await setup.admission.check_credentials(right)
+    monkeypatch.setattr("runstream.ingest.gateway.http.admission._PATIENCE_S", 0.05)
+    setup.tracking.hold = asyncio.Event()
+    async with asyncio.timeout(30):
+        await setup.admission.check_credentials(right)
+    setup.tracking.hold.set()
+
+
 async def test_callers_are_told_apart_by_their_credentials(setup: Setup) -> None:
     await setup.admission.check("run", (("Authorization", "alice"),))
     await setup.admission.check("run", (("Authorization", "bob"),))
