@@ -138,11 +138,14 @@ async def test_a_cluster_that_hangs_for_longer_than_the_deadline(
             with pytest.raises(QueueUnavailableError):
                 await producer.append(0, b"nobody answers")
             assert time.monotonic() - begin < 6, "a caller is answered within the deadline"
+            with pytest.raises(QueueUnavailableError):
+                await producer.check()
             await asyncio.sleep(2)
         finally:
             for broker in cluster.brokers:
                 broker.resume()
         await load.until_acknowledged(100)
+        await producer.check()
         await load.finish()
     finally:
         load.cancel()

@@ -109,6 +109,38 @@ async def test_unconsumed_bytes_are_bounded(tmp_path: Path) -> None:
                 await producer.append(0, bytes(984))
 
 
+async def test_whether_it_takes_anything_now(tmp_path: Path) -> None:
+    """What ``/ready`` asks: bounds, room on the disk, and what the last write met."""
+    async with produce(tmp_path, max_bytes=5_000, segment_bytes=1_000) as producer:
+        await producer.check()
+        for _ in range(5):
+            await producer.append(0, bytes(984))
+        async with consume(tmp_path) as consumer:
+            assert len(await read(consumer, 5)) == 5
+            await producer.check()
+        resource.prlimit(os.getpid(), resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        try:
+            with pytest.raises(QueueUnavailableError):
+                await producer.append(0, b"x")
+            with pytest.raises(QueueUnavailableError):
+                await producer.check()
+        finally:
+            resource.prlimit(os.getpid(), resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await producer.append(0, b"x")
+                    break
+                except QueueUnavailableError:
+                    await asyncio.sleep(0.01)
+        await producer.check()
+    with pytest.raises(QueueUnavailableError):
+        await producer.check()
+    async with produce(tmp_path, reserve_bytes=1 << 60) as producer:
+        with pytest.raises(QueueFullError, match="nearly full"):
+            await producer.check()
+
+
 async def test_bytes_in_memory_are_bounded(tmp_path: Path) -> None:
     async with produce(tmp_path, max_pending_bytes=10_000) as producer:
         results = await asyncio.gather(
