@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from runstream.ingest.control.plane import ControlPlane
-from runstream.ingest.control.search.workers import SearchWorkers
+from runstream.ingest.control.search.workers import SearchLimits, SearchWorkers
 from runstream.ingest.gateway.artifacts.access import ArtifactVerdicts
 from runstream.ingest.gateway.artifacts.mount import add_artifact_routes
 from runstream.ingest.gateway.artifacts.pace import Pace
@@ -24,6 +24,7 @@ from runstream.ingest.gateway.control.fresh import FreshRuns
 from runstream.ingest.gateway.control.onward import Onward
 from runstream.ingest.gateway.control.routes import ControlRoutes
 from runstream.ingest.gateway.control.searches import SearchRoutes
+from runstream.ingest.gateway.control.tables import TableRoutes
 from runstream.ingest.gateway.http.admission import Admission
 from runstream.ingest.gateway.http.door import Bounds, Door
 from runstream.ingest.gateway.http.epochs import Epochs
@@ -146,6 +147,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         max_entries=config.verdict_entries,
     )
     intake = Intake(batcher, admission, tracking, control)
+    verdicts = RunVerdicts(get=tracking.get_held, post=tracking.post_held, rights=rights)
     reads = ReadRoutes(
         tracking=tracking,
         query=query,
@@ -157,7 +159,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         barrier_timeout_s=config.barrier_timeout_s,
         retry_after_s=config.retry_after_s,
         server=server,
-        verdicts=RunVerdicts(get=tracking.get_held, post=tracking.post_held, rights=rights),
+        verdicts=verdicts,
         verdict_ttl_s=config.verdict_ttl_s,
     )
     routes = Routes(parts.telemetry, max_body_bytes=config.max_body_bytes, retry_after_s=config.retry_after_s)
@@ -173,10 +175,21 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     ControlRoutes(control, fresh, Onward(tracking), epochs, holding.line()).add_to(routes, prefix)
     searches = SearchWorkers(config.metadata) if config.metadata else None
     SearchRoutes(control, searches, Onward(tracking), reads.barrier).add_to(routes, prefix)
+    # Long ones must not stand in the way of MLflow's searches.
+    tables = (
+        SearchWorkers(
+            config.metadata,
+            SearchLimits(processes=1, timeout_s=60.0),
+            (config.query_url, config.internal_token),
+        )
+        if config.metadata
+        else None
+    )
+    TableRoutes(plane, tables, server, verdicts.check_experiments, reads.barrier).add_to(routes, prefix)
     probes = {f"{base}/{probe}" for base in ("", prefix) for probe in ("health", "ready", "metrics")}
     app = web.Application(client_max_size=config.max_body_bytes, middlewares=[refusing_odd(hosts, probes)])
     if config.artifacts is not None:
-        verdicts = ArtifactVerdicts(
+        artifact_verdicts = ArtifactVerdicts(
             get=tracking.get_held,
             post=tracking.post_held,
             ttl_s=config.verdict_ttl_s,
@@ -191,7 +204,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
             server=server,
             hosts=hosts,
             telemetry=ArtifactTelemetry(),
-            authorize=verdicts,
+            authorize=artifact_verdicts,
             give_way=pace,
             holding=holding,
         )
@@ -220,8 +233,9 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         except TimeoutError:
             _log.warning("gave up draining appends", extra={"pending_bytes": batcher.pending_bytes})
         await fresh.close()
-        if searches is not None:
-            await searches.close()
+        for processes in (searches, tables):
+            if processes is not None:
+                await processes.close()
         if plane is not None:
             await plane.close()
         await aside.close()

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from runstream.query.mlflow.sampling import sample_stream
 from runstream.query.mlflow.snapshots import Snapshot, SnapshotCache
+from runstream.query.points.aggregates import Statistic, statistics
 from runstream.query.points.distributed import delete_runs
 from runstream.query.points.kept import Kept
 from runstream.query.points.parts import Part, active_parts, coverage
@@ -221,6 +222,10 @@ class HistoryReader:
             if len(series) >= max_results or table.num_rows < rows:
                 return series.take(slice(0, max_results))
             rows *= 4
+
+    def run_statistics(self, run_ids: Sequence[str], wanted: Sequence[Statistic]) -> pa.RecordBatch:
+        """Numbers about series of many runs: see ``statistics``."""
+        return statistics(self._database, run_ids, wanted, self._settings)
 
     def delete_runs(self, run_ids: Sequence[str]) -> None:
         """Remove every point of these runs for good (``mlflow gc``); returns when readers no longer see

@@ -18,6 +18,7 @@ from runstream.query.http.errors import Handler, json_answer
 from runstream.query.http.roles_only import carries
 from runstream.query.http.workers import BusyError, Workers
 from runstream.query.mlflow.history import HistoryReader
+from runstream.query.points.aggregates import Statistic, What
 from runstream.query.points.series import Series
 from runstream.schemas.errors import MlflowError
 from runstream.schemas.ports.barrier import Barrier
@@ -82,6 +83,21 @@ class SeriesRequest(msgspec.Struct):
     key: str
 
 
+class StatisticRequest(msgspec.Struct):
+    """One column of ``POST run-statistics``."""
+
+    key: str
+    what: What
+    step: int | None = None
+
+
+class StatisticsRequest(msgspec.Struct):
+    """``POST run-statistics``: numbers about series of many runs, each of which is named once."""
+
+    run_ids: list[str]
+    columns: list[StatisticRequest]
+
+
 class RunsRequest(msgspec.Struct):
     """``POST delete-runs``."""
 
@@ -115,6 +131,7 @@ class InternalRoutes:
             ("history-interval", self.history_interval),
             ("history-steps", self.history_steps),
             ("max-step", self.max_step),
+            ("run-statistics", self.run_statistics),
             ("delete-runs", self.delete_runs),
         ):
             app.router.add_post(f"{INTERNAL}/{name}", self._guarded(handler))
@@ -186,6 +203,21 @@ class InternalRoutes:
         fresh = await self._fresh([wanted.run_id])
         step = await self._workers.run(self._reader.max_step, wanted.run_id, wanted.key)
         return json_answer(msgspec.json.encode({"step": step}), fresh=fresh)
+
+    async def run_statistics(self, request: web.Request) -> web.Response:
+        """A column of doubles for each that is asked for, a row for each run in its order, as an Arrow stream. Whoever
+        asks has waited for the writer already."""
+        wanted = await _decode(request, StatisticsRequest)
+        columns = [Statistic(one.key, one.what, one.step) for one in wanted.columns]
+
+        def read() -> bytes:
+            batch = self._reader.run_statistics(wanted.run_ids, columns)
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as writer:
+                writer.write_batch(batch)
+            return bytes(sink.getvalue().to_pybytes())
+
+        return _points_answer(await self._workers.run(read), fresh=True)
 
     async def delete_runs(self, request: web.Request) -> web.Response:
         """Remove every point of some runs, after what was appended for them has arrived."""

@@ -37,8 +37,10 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.proto_json_utils import message_to_json
 
 from runstream.ingest.control.search import connections, finder, index_builder, settled
-from runstream.ingest.control.search.grammar import NotPlainError
+from runstream.ingest.control.search.grammar import Kind, NotPlainError
 from runstream.ingest.control.search.service import Searcher
+from runstream.ingest.control.table import columns
+from runstream.ingest.control.table.grammar import parse_column
 from support.postgres import postgres_server
 
 pytestmark = pytest.mark.timeout(900)
@@ -383,6 +385,37 @@ def test_an_answer_is_known_until_something_changes(both: Both) -> None:
     changed = both.searcher.answer("runs/search", body, first.snapshot)
     assert changed.body is not None
     assert b'"changed"' in changed.body
+
+
+@pytest.mark.parametrize("few", [1, 1_000], ids=["by key", "by run"])
+def test_columns_of_tables(both: Both, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever way a table reads them, values are those of MLflow's own entities."""
+    monkeypatch.setattr(columns, "_FEW", few)
+    runs = both.store.search_runs(both.experiments, "", ViewType.ALL, max_results=1_000)
+    run_ids = [run.info.run_id for run in runs]
+    reader = columns.ColumnReader(both.connection, run_ids, settled=True)
+    globs = [parse_column(glob) for glob in ("metrics.*", "params.*", "tags.*")]
+    expanded = reader.expanded(globs)
+    assert {column.key for column in expanded} >= {*METRICS, *PARAMS, *TAGS, "new"}
+    for column in expanded:
+        shown = [
+            {Kind.METRIC: run.data.metrics, Kind.PARAM: run.data.params, Kind.TAG: run.data.tags}[column.kind]
+            for run in runs
+        ]
+        wanted = [values.get(column.key) for values in shown]
+        found = reader.values(column.kind, column.key)
+        if column.kind is Kind.METRIC:
+            # MLflow keeps infinities as the largest numbers there are.
+            assert all(map(_same_number, found, wanted)), column
+        else:
+            assert found == wanted, column
+    names = reader.attributes(["run_name", "start_time", "experiment_id"])
+    assert names["start_time"] == [run.info.start_time for run in runs]
+    assert names["experiment_id"] == [run.info.experiment_id for run in runs]
+
+
+def _same_number(left: float | None, right: float | None) -> bool:
+    return left == right or (left is not None and right is not None and left != left and right != right)
 
 
 def test_migrations_do_not_mind(both: Both, tmp_path: Path) -> None:

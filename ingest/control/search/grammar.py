@@ -79,9 +79,9 @@ _TEXT: Final = frozenset({"=", "!=", "LIKE", "ILIKE"})
 
 # A word that sqlparse reads as a name after a dot (these few it does not); a key in backticks or double quotes; both
 # without what MLflow's quoting (sqlparse, then shlex, then its own) treats in a special way.
-_WORD: Final = r"(?!(?i:case|in|values|using|from|as)\b)[A-Za-z][A-Za-z0-9_]*"
-_QUOTED: Final = r"`[^`\"'\\\0\r\n]+`|\"[^`\"'\\\0\r\n]+\""
-_KEY: Final = rf"(?P<entity>[a-z]+)\.(?P<key>{_WORD}(?:\.{_WORD})*|{_QUOTED})|(?P<bare>[a-z][a-z_]*)"
+WORD: Final = r"(?!(?i:case|in|values|using|from|as)\b)[A-Za-z][A-Za-z0-9_]*"
+QUOTED: Final = r"`[^`\"'\\\0\r\n]+`|\"[^`\"'\\\0\r\n]+\""
+_KEY: Final = rf"(?P<entity>[a-z]+)\.(?P<key>{WORD}(?:\.{WORD})*|{QUOTED})|(?P<bare>[a-z][a-z_]*)"
 _STRING: Final = r"'[^'\\\0]*'|\"[^\"\\`'\0]+\""
 _CLAUSE: Final = re.compile(
     rf"""\s*(?:{_KEY})
@@ -100,12 +100,12 @@ _ORDER: Final = re.compile(rf"(?:{_KEY})(?: +(?P<direction>ASC|DESC|asc|desc))?"
 
 def parse_run_filter(text: str) -> tuple[Comparison, ...]:
     """The comparisons of a ``filter`` of ``runs/search``, all of which have to hold."""
-    return tuple(_run_comparison(match) for match in _clauses(text))
+    return tuple(run_comparison(match) for match in clauses(text))
 
 
 def parse_experiment_filter(text: str) -> tuple[Comparison, ...]:
     """The comparisons of a ``filter`` of ``experiments/search``."""
-    return tuple(_experiment_comparison(match) for match in _clauses(text))
+    return tuple(_experiment_comparison(match) for match in clauses(text))
 
 
 def parse_run_order(text: str) -> Ordering:
@@ -124,7 +124,9 @@ def parse_experiment_order(text: str) -> Ordering:
     return Ordering(kind, key, ascending)
 
 
-def _clauses(text: str) -> list[re.Match[str]]:
+def clauses(text: str, *others: re.Pattern[str]) -> list[re.Match[str]]:
+    """The clauses of a filter; what one of the patterns ``others`` matches is one as well, before what MLflow takes for
+    one. Raises ``NotPlainError``."""
     if not text:
         return []
     if len(text) > MAX_FILTER_CHARACTERS:
@@ -132,7 +134,7 @@ def _clauses(text: str) -> list[re.Match[str]]:
     found = []
     at = 0
     while True:
-        match = _CLAUSE.match(text, at)
+        match = next(filter(None, (clause.match(text, at) for clause in (*others, _CLAUSE))), None)
         if match is None:
             raise NotPlainError
         found.append(match)
@@ -169,7 +171,8 @@ def _attribute(key: str) -> str:
     return _ALIASES.get(key, key)
 
 
-def _run_comparison(match: re.Match[str]) -> Comparison:
+def run_comparison(match: re.Match[str]) -> Comparison:
+    """What a clause of ``clauses`` says of runs. Raises ``NotPlainError``."""
     kind, written = _named(match, _ENTITIES)
     key = _attribute(written)
     if kind is Kind.METRIC:

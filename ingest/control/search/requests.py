@@ -23,7 +23,7 @@ MAX_OFFSET: Final = 1_000_000
 _EXPERIMENT_ID: Final = re.compile(r"0|[1-9][0-9]{0,8}")
 
 View = Literal["ACTIVE_ONLY", "DELETED_ONLY", "ALL"]
-_STAGES: Final[dict[str, tuple[str, ...]]] = {
+STAGES: Final[dict[str, tuple[str, ...]]] = {
     "ACTIVE_ONLY": ("active",),
     "DELETED_ONLY": ("deleted",),
     "ALL": ("active", "deleted"),
@@ -99,7 +99,7 @@ def run_search_of(wanted: _RunBody) -> RunSearch:
         raise NotPlainError
     return RunSearch(
         experiment_ids=tuple(sorted(set(map(int, ids)))),
-        stages=_STAGES[wanted.run_view_type],
+        stages=STAGES[wanted.run_view_type],
         comparisons=comparisons,
         orderings=orderings,
         max_results=wanted.max_results,
@@ -114,7 +114,7 @@ def experiment_search(body: bytes) -> ExperimentSearch:
     if len(comparisons) > MAX_COMPARISONS or len(wanted.order_by) > MAX_ORDERINGS:
         raise NotPlainError
     return ExperimentSearch(
-        stages=_STAGES[wanted.view_type],
+        stages=STAGES[wanted.view_type],
         comparisons=comparisons,
         orderings=tuple(map(grammar.parse_experiment_order, wanted.order_by)),
         max_results=wanted.max_results,

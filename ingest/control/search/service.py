@@ -121,9 +121,10 @@ class Searcher:
         return kept.run_ids[search.offset : last]
 
     def _find(self, search: RunSearch) -> list[str]:
-        return Finder(self._connection, search, indexed=self._has_indexes()).find().run_ids
+        return Finder(self._connection, search, indexed=self.has_indexes()).find().run_ids
 
-    def _has_indexes(self) -> bool:
+    def has_indexes(self) -> bool:
+        """Whether what is beside MLflow's tables is there and may be used."""
         if self.indexed is None and self._connection.dialect == "sqlite":
             # In the transaction of the search: a migration may take the triggers away.
             return indexes.are_there(self._connection)

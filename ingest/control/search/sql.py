@@ -31,7 +31,7 @@ SETTLED: Final = {
     Kind.PARAM: "runstream_params",
     Kind.TAG: "runstream_tags",
 }
-_TABLES: Final = {Kind.METRIC: "latest_metrics", Kind.PARAM: "params", Kind.TAG: "tags"}
+TABLES: Final = {Kind.METRIC: "latest_metrics", Kind.PARAM: "params", Kind.TAG: "tags"}
 _COLUMNS: Final = {"run_id": "run_uuid", "run_name": "name"}
 _RANGES: Final = frozenset({"=", "<", "<=", ">", ">="})
 
@@ -115,7 +115,7 @@ class RunSql:
                 return compared(self._dialect, f"r.{_COLUMNS.get(key, key)}", comparator, value)
         if kind is Kind.DATASET:
             return self._dataset(key, comparator, value, run)
-        head = Sql(f"EXISTS (SELECT 1 FROM {_TABLES[kind]} f WHERE f.run_uuid = {run} AND f.key = ?", (key,))
+        head = Sql(f"EXISTS (SELECT 1 FROM {TABLES[kind]} f WHERE f.run_uuid = {run} AND f.key = ?", (key,))
         if comparator == "IS NULL":
             return Sql("NOT ") + head + ")"
         if comparator == "IS NOT NULL":
@@ -155,7 +155,7 @@ class RunSql:
             column = f"r.{_COLUMNS.get(ordering.key, ordering.key)}"
             return _Term(None, f"CASE WHEN {column} IS NULL THEN 1 ELSE 0 END, {column}{direction}")
         alias = f"o{number}"
-        table = _TABLES[ordering.kind]
+        table = TABLES[ordering.kind]
         if self._postgres:
             what = "value, is_nan" if ordering.kind is Kind.METRIC else "value"
             join = Sql(
@@ -291,7 +291,7 @@ class RunSql:
         )
 
     def _source(self, kind: Kind) -> str:
-        return _TABLES[kind] if self._postgres else SETTLED[kind]
+        return TABLES[kind] if self._postgres else SETTLED[kind]
 
     def scope(self) -> Sql:
         """All runs of the experiments, as candidates."""
@@ -325,7 +325,7 @@ class RunSql:
             if not self._postgres:
                 return Sql(f"SELECT run_uuid FROM {SETTLED[kind]} WHERE key = ? AND value = ?", (key, begin))
             found = Sql(
-                f"SELECT run_uuid FROM {_TABLES[kind]} WHERE key = ? AND substr(value, 1, {INDEXED_CHARACTERS}) = ?",
+                f"SELECT run_uuid FROM {TABLES[kind]} WHERE key = ? AND substr(value, 1, {INDEXED_CHARACTERS}) = ?",
                 (key, begin),
             )
             return found if len(value) < INDEXED_CHARACTERS else found + Sql(" AND value = ?", (value,))

@@ -17,6 +17,7 @@ import orjson
 from runstream.ingest.control.search import worker
 from runstream.ingest.control.search.connections import address_of
 from runstream.ingest.control.search.index_builder import Outcome
+from runstream.schemas.errors import MlflowError
 
 _log = logging.getLogger(__name__)
 _PROGRAM: Final = "runstream.ingest.control.search.worker"
@@ -49,14 +50,21 @@ class SearchWorkers:
 
     ``uri`` is MLflow's backend store. An answer is remembered with the state of the database that it shows, and given
     again while the database says that nothing has changed since: the same bytes that would be read anew.
+    ``query`` is the address and the token of the query service, which tables of runs need.
     """
 
-    def __init__(self, uri: str, limits: SearchLimits | None = None) -> None:
+    def __init__(
+        self, uri: str, limits: SearchLimits | None = None, query: tuple[str, str] = ("", "")
+    ) -> None:
         self._limits = limits or SearchLimits()
         address = address_of(uri)
         # In the environment, where other users of the machine do not see a password.
         database = orjson.dumps([address.dialect, address.name]).decode()
-        self._environment = {**os.environ, worker.DATABASE_VARIABLE: database}
+        self._environment = {
+            **os.environ,
+            worker.DATABASE_VARIABLE: database,
+            worker.QUERY_VARIABLE: orjson.dumps(query).decode(),
+        }
         self._free: asyncio.LifoQueue[_Process | None] = asyncio.LifoQueue()
         for _ in range(self._limits.processes):
             self._free.put_nowait(None)
@@ -66,7 +74,8 @@ class SearchWorkers:
 
     async def answer(self, route: str, body: bytes) -> bytes | None:
         """The body of MLflow's answer to a search (``runs/search``, ``experiments/search``); ``None`` for what MLflow's
-        server has to answer itself: what is unusual, and all that is wrong. Raises ``SearchUnavailableError``."""
+        server has to answer itself: what is unusual, and all that is wrong. Raises ``SearchUnavailableError``, and for
+        tables of runs (``worker.TABLE_JSON``, ``TABLE_ARROW``), which MLflow does not know, ``MlflowError``."""
         if self._waiting >= self._limits.waiting * self._limits.processes:
             raise SearchUnavailableError("too many searches are waiting")
         self._waiting += 1
@@ -100,8 +109,11 @@ class SearchWorkers:
             if (route, body) in self._kept:
                 self._kept.move_to_end((route, body))
             return kept[1]
+        if outcome == worker.REFUSED:
+            raise MlflowError(**orjson.loads(found))
         if outcome == worker.FOUND:
-            self._keep(route, body, snapshot, found)
+            if snapshot:
+                self._keep(route, body, snapshot, found)
             return found
         if outcome == worker.AWAY:
             raise SearchUnavailableError("the metadata database does not answer in time")

@@ -19,6 +19,7 @@ from runstream.ingest.gateway.http.rights import Action, Rights
 from runstream.ingest.gateway.http.upstream import Answer, UpstreamUnavailableError
 
 _GET_RUN = "/api/2.0/mlflow/runs/get?run_id="
+_GET_EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id="
 _SEARCH = "/api/2.0/mlflow/runs/search"
 # From so many runs on, their experiments are looked up many at a time.
 _FEW = 3
@@ -50,6 +51,22 @@ class RunVerdicts:
                     unknown = [run_id for run_id in unknown[1:] if not self._known(caller, run_id)]
         except TimeoutError:
             raise UpstreamUnavailableError("the tracking server has not judged all runs yet") from None
+
+    async def check_experiments(self, caller: Caller, experiment_ids: Iterable[str]) -> None:
+        """Return if the caller may see all of these experiments, which is what MLflow asks of who searches their runs.
+        Raises as ``check`` does."""
+        try:
+            async with asyncio.timeout(_DEADLINE_S):
+                for experiment in dict.fromkeys(experiment_ids):
+                    if self._rights.knows(caller.identity, Action.READ_EXPERIMENT, experiment):
+                        continue
+                    epoch = self._rights.epoch()
+                    answer = await self._get(_GET_EXPERIMENT + experiment, dict(caller.identity))
+                    if answer.status != 200:
+                        raise RefusedError(answer)
+                    self._rights.learn(caller.identity, Action.READ_EXPERIMENT, experiment, epoch)
+        except TimeoutError:
+            raise UpstreamUnavailableError("the tracking server has not judged all experiments yet") from None
 
     def _known(self, caller: Caller, run_id: str) -> bool:
         experiment = self._rights.experiment_of(run_id)
