@@ -23,6 +23,7 @@ from runstream.query.mlflow.routes import MlflowRoutes
 from runstream.query.openapi import document
 from runstream.query.page.routes import PageRoutes
 from runstream.query.points.rollup_builder import RollupBuilder
+from runstream.query.points.small_runs import SmallRuns
 from runstream.query.sql.routes import SqlRoute
 from runstream.query.sql.threads import SqlThreads
 from runstream.query.warm_up import warm_up
@@ -70,11 +71,13 @@ def create_app(
     config: QueryConfig,
     hub: Hub | None = None,
     statements: Statements | None = None,
+    small: SmallRuns | None = None,
 ) -> web.Application:
     """The application; it owns its threads, not the database or the barrier.
 
     ``hub`` is where new points are published for live listeners; without one the service looks for new
-    points in ClickHouse by itself while somebody listens. ``statements`` runs the SQL of users, and is closed with the
+    points in ClickHouse by itself while somebody listens. ``small`` are runs in memory; its owner has it told of
+    every change. ``statements`` runs the SQL of users, and is closed with the
     application; without it threads do, on ``database``.
     """
     guards = [roles_only(config.internal_token)] if config.for_roles_only else []
@@ -104,6 +107,7 @@ def create_app(
         database,
         snapshot_bytes=config.snapshot_bytes,
         max_query_s=config.read_timeout_s,
+        small=small,
     )
     workers = Workers(threads=config.threads, max_waiting=config.max_waiting, timeout_s=config.read_timeout_s)
     bounded, streams = (

@@ -28,6 +28,7 @@ from runstream.ingest.writer.stats import WriterStats
 from runstream.ingest.writer.waiting import Step, Waiters
 from runstream.schemas.errors import RunstreamError
 from runstream.schemas.ports.database import Database
+from runstream.schemas.ports.inserts import InsertWatch
 from runstream.schemas.record import PointColumns
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Writer:
 
     The writer starts and closes the consumer; the database and the latest values stay the caller's. ``on_points``
     is told of the points of every record as soon as it is decoded: they are durable, and not in ClickHouse yet. It is
-    called on the event loop and must not block.
+    called on the event loop and must not block. ``inserts`` is told of what is put into ClickHouse.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Writer:
         stats: WriterStats | None = None,
         *,
         on_points: Callable[[PointColumns], None] | None = None,
+        inserts: InsertWatch | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -59,6 +61,7 @@ class Writer:
         self.stats = stats or WriterStats()
         self._consumer = consumer
         self._on_points = on_points
+        self._inserts = inserts
         self._monotonic = monotonic
         self._wall_clock = wall_clock
         self._retry = Retry(self.stats)
@@ -334,7 +337,11 @@ class Writer:
         self._in_flight = batch
         self._progress.begin_insert(batch.next_offsets, batch.oldest_ms)
         self._room.set()
+        if self._inserts is not None:
+            self._inserts.inserting(batch.runs)
         await self._sink.apply(batch)
+        if self._inserts is not None:
+            self._inserts.inserted()
         self._in_flight = None
         self._flush_asked |= batch.flush
         self._progress.end_insert()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from runstream.schemas.names import Names
 
@@ -24,8 +24,15 @@ class Runs:
 
     def any_of(self, runs: Iterable[str]) -> bool:
         """Whether one of ``runs`` is here."""
+        return not self._names().isdisjoint(runs)
+
+    def among(self, runs: Collection[str]) -> set[str]:
+        """Which of ``runs`` are here."""
+        return self._names().intersection(runs) if runs else set()
+
+    def _names(self) -> set[str]:
         if self._dictionaries:
             names = Names.joined([Names.of(dictionary) for dictionary in self._dictionaries])
             self._known.update(names.distinct()[0])
             self._dictionaries = []
-        return not self._known.isdisjoint(runs)
+        return self._known

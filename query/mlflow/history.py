@@ -21,6 +21,7 @@ from runstream.query.points.distributed import delete_runs
 from runstream.query.points.kept import Kept
 from runstream.query.points.parts import Part, active_parts, coverage
 from runstream.query.points.series import EMPTY, Ints, Series, by_step, by_time, ntile_positions
+from runstream.query.points.small_runs import RunPoints, SmallRuns
 from runstream.schemas.mlflow.limits import INT64_MAX, INT64_MIN
 from runstream.schemas.mlflow.page_tokens import create_page_token, parse_page_token
 from runstream.schemas.ports.database import Database
@@ -60,7 +61,8 @@ class HistoryReader:
     """Reads of MLflow's metric-history calls. Thread-safe and blocking; raises ``DatabaseError``.
 
     ``snapshot_bytes`` bounds the cache of long series that are being paged through, ``max_query_s`` the
-    time that ClickHouse may spend on one query.
+    time that ClickHouse may spend on one query. ``small`` are runs in memory, where whoever changes the table is in
+    this process.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class HistoryReader:
         *,
         snapshot_bytes: int = 128 << 20,
         max_query_s: float = 60.0,
+        small: SmallRuns | None = None,
     ) -> None:
         self._database = database
+        self._small = small
         self._snapshots = SnapshotCache(snapshot_bytes)
         self._snapshot_rows = max(snapshot_bytes // 24, 1)
         self._settings = {"max_execution_time": max_query_s}
@@ -91,14 +95,39 @@ class HistoryReader:
         """
         offset = parse_page_token(page_token)
         start = max(offset, 0)
+        run = self._small.load(run_id) if self._small is not None else None
+        if run is not None:
+            return _page(_arranged(run, key, by_time), max_results, offset)
         if max_results is None:
             return Page(self._read_all(run_id, key).take(slice(start, None)), None)
         series = self._whole(run_id, key) if start else None
         if series is None:
             return self._page_alone(run_id, key, max_results, offset)
-        more = start + max_results < len(series)
-        page = series.take(slice(start, start + max_results))
-        return Page(page, create_page_token(offset + max_results) if more else None)
+        return _page(series, max_results, offset)
+
+    def at_hand(
+        self, run_id: str, key: str, max_results: int | None = None, page_token: str | None = None
+    ) -> Page | None:
+        """``history`` if it can be answered from memory, in some ten microseconds; never blocks."""
+        run = self._small.get(run_id) if self._small is not None else None
+        if run is None:
+            return None
+        return _page(_arranged(run, key, by_time), max_results, parse_page_token(page_token))
+
+    def _held(self, run_ids: Sequence[str]) -> dict[str, RunPoints] | None:
+        """All of these runs, if all are in memory; one alone is fetched."""
+        if self._small is None:
+            return None
+        if len(run_ids) == 1:
+            alone = self._small.load(run_ids[0])
+            return None if alone is None else {run_ids[0]: alone}
+        held: dict[str, RunPoints] = {}
+        for run_id in run_ids:
+            run = self._small.get(run_id)
+            if run is None:
+                return None
+            held[run_id] = run
+        return held
 
     def _whole(self, run_id: str, key: str) -> Series | None:
         """A series as it is now; ``None`` if it is too long to be held."""
@@ -145,6 +174,10 @@ class HistoryReader:
         ``history`` orders them (``SqlAlchemyStore.get_metric_history_bulk``). Runs without points are left
         out."""
         wanted = sorted(set(run_ids))
+        held = self._held(wanted)
+        if held is not None:
+            series = ((run_id, _arranged(run, key, by_time)) for run_id, run in held.items())
+            return _first_points([(run_id, points) for run_id, points in series if len(points)], max_results)
         rows = max_results + _SLACK_ROWS
         while True:
             table = self._arrow(
@@ -174,6 +207,16 @@ class HistoryReader:
         high = INT64_MAX if end_step is None else min(end_step, INT64_MAX)
         if low > high:
             return []
+        held = self._held(sorted(set(run_ids)))
+        if held is not None:
+            inside = {
+                run_id: _within(_arranged(run, key, by_step), low, high) for run_id, run in held.items()
+            }
+            return [
+                (run_id, inside[run_id].take(ntile_positions(len(inside[run_id]), max_results)))
+                for run_id in run_ids
+                if len(inside[run_id])
+            ]
         where = "" if start_step is None else " AND step BETWEEN {low:Int64} AND {high:Int64}"
         parameters = {"key": key, "low": low, "high": high}
         sampled: dict[str, Series] = {}
@@ -281,6 +324,27 @@ class HistoryReader:
 
     def _arrow(self, sql: str, parameters: Parameters) -> pa.Table:
         return self._database.arrow(sql, parameters, self._settings)
+
+
+def _page(series: Series, max_results: int | None, offset: int) -> Page:
+    """A page of a whole series."""
+    start = max(offset, 0)
+    if max_results is None:
+        return Page(series.take(slice(start, None)), None)
+    more = start + max_results < len(series)
+    page = series.take(slice(start, start + max_results))
+    return Page(page, create_page_token(offset + max_results) if more else None)
+
+
+def _arranged(run: RunPoints, key: str, arrange: Arrange) -> Series:
+    rows = run.rows(key)
+    return arrange(rows.steps, rows.timestamps, rows.values) if len(rows) else EMPTY
+
+
+def _within(series: Series, low: int, high: int) -> Series:
+    """The points of these steps, both included, of a series in the order of steps."""
+    first, last = np.searchsorted(series.steps, low, "left"), np.searchsorted(series.steps, high, "right")
+    return series.take(slice(int(first), int(last)))
 
 
 def columns_of(table: pa.Table) -> tuple[Ints, Ints, Any]:

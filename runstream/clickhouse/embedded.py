@@ -7,7 +7,7 @@ import fcntl
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -57,6 +57,9 @@ class EmbeddedDatabase:
     chDB (4.4) goes on when the disk refuses a write: it puts parts in place whose files are empty or cut short, and
     reports success. So nothing is inserted while less than half of ``reserve_bytes`` is free, and what was written
     while a write was refused is an error, to be repeated.
+
+    What ``execute`` does happens inside ``changing`` of the statement: for who keeps rows in memory, and has to forget
+    them.
     """
 
     def __init__(self, url: ClickHouseUrl, *, reserve: int | None = None) -> None:
@@ -75,6 +78,9 @@ class EmbeddedDatabase:
         self._options = {**_ENGINE_OPTIONS, **url.settings}
         self._lock_file = _lock(self._folder)
         self.reserve_bytes = reserve_bytes(self._folder, reserve)
+        self.changing: Callable[[str], contextlib.AbstractContextManager[None]] = lambda _: (
+            contextlib.nullcontext()
+        )
         self._counting = threading.Lock()
         self._refused = 0
         if not self.has_room():
@@ -98,7 +104,7 @@ class EmbeddedDatabase:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         """See ``Database.execute``."""
-        with self._complete(), self._client() as client:
+        with self.changing(sql), self._complete(), self._client() as client:
             client.command(sql, parameters=_copy(parameters), settings=_copy(settings))
 
     def arrow(

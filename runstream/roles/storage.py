@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from runstream.process.probes import add_watch_routes, watch_app
 from runstream.process.prometheus import exposer
 from runstream.process.writer_metrics import WriterMetrics
 from runstream.query.live.hub import Hub
+from runstream.query.points.small_runs import SmallRuns
 from runstream.query.service import QueryConfig, create_app
 from runstream.query.sql.threads import SqlThreads
 from runstream.roles import wiring
@@ -39,6 +41,8 @@ from runstream.settings import StorageSettings
 _READ_DRAIN_S = 5.0
 # In the engine's folder, because links do not cross file systems.
 _SQL_FOLDER = "runstream-sql"
+# Statements that change no points.
+_HARMLESS = re.compile(r"\s*(SYSTEM|(INSERT INTO|DELETE FROM) metric_rollups)\b")
 _GUARDED = (METRICS_TABLE, "metric_rollups")
 DatabaseT = TypeVar("DatabaseT", bound=Database)
 # What a statement that nobody can end gets beyond the writer's deadline.
@@ -61,14 +65,23 @@ async def _storage(settings: StorageSettings) -> None:
     async with _opened(_open_embedded, settings) as (database, latest):
         # Whoever listens to live points hears of them before they are in ClickHouse.
         hub = Hub()
-        writer = Writer(consumer, database, latest, _writer_config(settings), on_points=hub.publish)
+        small = SmallRuns(database)
+        database.changing = lambda sql: nullcontext() if _HARMLESS.match(sql) else small.changing()
+        writer = Writer(
+            consumer, database, latest, _writer_config(settings), on_points=hub.publish, inserts=small
+        )
         folder = Path(parse_url(settings.clickhouse.get_secret_value()).path or "") / _SQL_FOLDER
         statements = SqlProcess(database, folder, max_query_s=config.sql_timeout_s)
-        app = create_app(database, LocalBarrier(consumer, writer), config, hub, statements)
+        app = create_app(database, LocalBarrier(consumer, writer), config, hub, statements, small)
+
+        def rewritten() -> int:
+            with small.changing():
+                return rewrite(Path(local_path(settings.queue)), database)
+
         guard = PartGuard(
             database,
             _GUARDED,
-            rewrite=(lambda: rewrite(Path(local_path(settings.queue)), database)) if local else None,
+            rewrite=rewritten if local else None,
             survived=retention.has_survived if retention is not None else None,
         )
         guarding = asyncio.create_task(keep_running("part guard", guard.run))

@@ -75,6 +75,12 @@ class StockServer:
         _signal_group(process.pid, signal.SIGKILL)  # children that outlived their parent
         process.wait(STOP_TIMEOUT_S)
 
+    @property
+    def pid(self) -> int:
+        """The first process of the group."""
+        assert self._process is not None
+        return self._process.pid
+
     def log(self) -> str:
         """The end of the server's log, to show with a failure."""
         return self._log_tail().decode(errors="replace")
