@@ -8,8 +8,10 @@ it would show.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +28,7 @@ from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.queue.protocol import Depth, Producer
 from support.runstream_server import RunstreamServer
 from support.stock import StockServer
-from support.walls import SECRETS, Site, Target
+from support.walls import HEADER, OTHER, OWN, SECRETS, UNKNOWN, Site, Target
 from support.walls_table import Probe, probes
 
 PROBES = probes()
@@ -41,33 +43,31 @@ class Sides:
     read: dict[str, Target]
 
 
-class WorkspaceServer(StockServer):
-    """A stock server with ``--enable-workspaces``."""
-
-    def _command(self, port: int) -> list[str]:
-        return [*super()._command(port), "--enable-workspaces"]
-
-
-@pytest.fixture(scope="module", params=["workspaces", "plain"])
+# Without workspaces there is one wall only, for callers who name one all the same.
+@pytest.fixture(scope="module", params=["workspaces", pytest.param("plain", marks=pytest.mark.slow_suite)])
 def sides(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sides]:
     folder: Path = tmp_path_factory.mktemp("walls")
     workspaces = request.param == "workspaces"
-    stock = (WorkspaceServer if workspaces else StockServer)(folder / "stock")
+    stock = StockServer(folder / "stock", flags=["--enable-workspaces"] if workspaces else [])
     environment = {"MLFLOW_ENABLE_WORKSPACES": "true"} if workspaces else {}
-    stock.start()
-    try:
-        with RunstreamServer(folder / "data", environment=environment) as server:
-            made = Sides(Site(server.url, workspaces), Site(stock.url, workspaces), {})
-            for side in (made.ours, made.stock):
-                side.prepare()
-                made.read[side.url] = side.target(models=True)
-            yield made
-    finally:
-        stock.stop()
+    # Both at once: starting them is half of the time.
+    server = RunstreamServer(folder / "data", environment=environment)
+    with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as stack:
+        starting = pool.submit(stock.start)
+        stack.callback(stock.stop)
+        stack.enter_context(server)
+        starting.result()
+        made = Sides(Site(server.url, workspaces), Site(stock.url, workspaces), {})
+        for side in (made.ours, made.stock):
+            side.prepare()
+            made.read[side.url] = side.target(models=True)
+        yield made
 
 
-def send(site: Site, caller: str, probe: Probe, target: Target) -> tuple[bool, set[str]]:
-    """Whether it was answered as wanted, and the secrets in the answer."""
+def send(
+    site: Site, caller: str, probe: Probe, target: Target, odd: Sequence[tuple[str, str]] | None = None
+) -> tuple[bool, set[str]]:
+    """Whether it was answered as wanted, and the secrets in the answer. ``odd`` as in ``Site.send``."""
 
     def filled(value: Any) -> Any:
         if isinstance(value, str):
@@ -87,7 +87,7 @@ def send(site: Site, caller: str, probe: Probe, target: Target) -> tuple[bool, s
         more["data"] = probe.data.replace(b"%s", target.run.encode())
         if probe.own:
             more["headers"]["Content-Type"] = "application/json"
-    answer = site.send(caller, probe.method, filled(probe.path), stream=probe.stream, **more)
+    answer = site.send(caller, probe.method, filled(probe.path), stream=probe.stream, odd=odd, **more)
     return answer.status < 300, {secret for secret in SECRETS if secret in answer.text}
 
 
@@ -139,6 +139,75 @@ def test_reads_of_runstreams_own(sides: Sides) -> None:
             )
             if visible and of_runs and not probe.path.startswith(("//", "/%")) and not granted:
                 wrong.append(f"{probe}: refuses {caller}, who may see the run")
+    assert not wrong, "\n".join(wrong)
+
+
+# How a caller might try to be taken for another: the lines of the header that names its workspace.
+ODD: list[list[tuple[str, str]]] = [
+    [(HEADER, OTHER), (HEADER, OWN)],
+    [(HEADER, OWN), (HEADER, OTHER)],
+    [(HEADER, f"{OTHER}, {OWN}")],
+    [(HEADER.lower(), OTHER), (HEADER.upper(), OWN)],
+    [(HEADER.lower(), OTHER)],
+    [(HEADER, f"  {OWN}\t")],
+    [(HEADER, OWN.upper())],
+    [(HEADER, "team%2Da")],
+    [(HEADER, "")],
+    [(HEADER, "   ")],
+    [(HEADER, "team-\u00e4")],
+    [(HEADER, f"../{OWN}")],
+    [(HEADER, "default")],
+    [("X_MLFLOW_WORKSPACE", OWN)],
+    [(HEADER, OTHER), ("X_MLFLOW_WORKSPACE", OWN)],
+    [(HEADER, OTHER), ("Connection", HEADER)],
+]
+# Where it might be named instead, and other ways to the same files.
+ELSEWHERE = [
+    "/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=loss&workspace=team-a&X-MLFLOW-WORKSPACE=team-a",
+    "/api/2.0/mlflow/metrics/get-history/?run_id={run}&metric_key=loss",
+    "/workspaces/team-a/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=loss",
+    "/api/3.0/mlflow/workspaces/team-a/runs/get?run_id={run}",
+    "/api/2.0/mlflow-artifacts/artifacts/{root}/f.txt/",
+    "/api/2.0/mlflow-artifacts/artifacts/x/../{root}/f.txt",
+    "/api/2.0/mlflow-artifacts/artifacts/./{root}/f.txt",
+    "/api/2.0/mlflow-artifacts/artifacts//{root}/f.txt",
+    "/api/2.0/mlflow-artifacts/artifacts/%2E%2E/{root}/f.txt",
+    "/api/2.0/mlflow-artifacts/artifacts/workspaces/nowhere/../team-a/f.txt",
+    "/api/2.0/mlflow-artifacts/artifacts?path=workspaces",
+    "/api/2.0/mlflow-artifacts/artifacts?path=workspaces/nowhere",
+    "/api/2.0/mlflow-artifacts/artifacts?path=workspaces/team-a",
+    "/api/2.0/mlflow-artifacts/artifacts?path=.",
+    "/api/2.0/mlflow-artifacts/presigned/{root}/f.txt",
+]
+
+
+def _exemplary() -> list[Probe]:
+    """One way to each read route."""
+    found: dict[str, Probe] = {}
+    for probe in PROBES:
+        if probe.kind == "read" and not probe.stream and "/ajax-api/" not in probe.path:
+            found.setdefault(f"{probe.method} {probe.route}", probe)
+    return list(found.values())
+
+
+def test_odd_ways_to_name_a_workspace(sides: Sides) -> None:
+    wrong = []
+    tried = [(probe, odd) for probe in _exemplary() for odd in ODD]
+    tried += [
+        (Probe("GET", path, path), odd)
+        for path in ELSEWHERE
+        for odd in ([], [(HEADER, OTHER)], [(HEADER, UNKNOWN)])
+    ]
+    get = next(one for one in PROBES if one.path == "/api/2.0/mlflow/runs/get?run_id={run}")
+    for probe, odd in tried:
+        granted, shown = send(sides.ours, "none", probe, sides.read[sides.ours.url], odd)
+        if not shown and not (granted and not probe.own):
+            continue
+        asked = get if probe.own else probe
+        stock_granted, stock_shown = send(sides.stock, "none", asked, sides.read[sides.stock.url], odd)
+        visible = stock_granted if probe.own else shown <= stock_shown and (stock_granted or not granted)
+        if not visible:
+            wrong.append(f"{probe} with {odd}: {granted}, {shown}; stock: {stock_granted}, {stock_shown}")
     assert not wrong, "\n".join(wrong)
 
 

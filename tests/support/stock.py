@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import requests
@@ -26,12 +26,23 @@ class StockServer:
     """One ``mlflow server`` process group; ``start`` blocks until it answers, ``stop`` ends all of it.
 
     ``url`` is its base address. Data and the log (``log_path``) live in ``folder``; the backend store is
-    SQLite there, unless ``backend_store_uri`` names another database (``postgresql:``). Stock means: without
+    SQLite there, unless ``backend_store_uri`` names another database (``postgresql:``); ``flags`` are more of MLflow's
+    own. Stock means: without
     the store plugin of Runstream, which is off unless ``RUNSTREAM_TRACKING_PLUGIN`` is set.
     """
 
-    def __init__(self, folder: Path, *, backend_store_uri: str | None = None, workers: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        backend_store_uri: str | None = None,
+        workers: int = 1,
+        flags: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
+        self._flags = flags
+        self._more = environment or {}
         self.backend_store_uri = backend_store_uri or f"sqlite:///{folder / 'mlflow.db'}"
         self.workers = workers
         self.log_path = folder / "server.log"
@@ -49,7 +60,7 @@ class StockServer:
                 self._process = subprocess.Popen(
                     self._command(port),
                     cwd=self.folder,
-                    env=_environment(),
+                    env=_environment() | dict(self._more),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -96,6 +107,7 @@ class StockServer:
             f"--workers={self.workers}",
             f"--backend-store-uri={self.backend_store_uri}",
             f"--artifacts-destination={self.folder / 'artifacts'}",
+            *self._flags,
         ]
 
     def _wait_until_healthy(self, deadline: float) -> bool:

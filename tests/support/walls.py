@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -83,15 +84,22 @@ class Site:
         data: bytes | None = None,
         headers: dict[str, str] | None = None,
         stream: bool = False,
+        odd: Sequence[tuple[str, str]] | None = None,
     ) -> Answer:
-        """A request of a caller, its path byte for byte; no redirect is followed."""
-        sent = {**self.headers(caller), **(headers or {})}
+        """A request of a caller, its path byte for byte; no redirect is followed. ``odd`` are the header's lines
+        instead of the caller's."""
+        sent = {**({} if odd is not None else self.headers(caller)), **(headers or {})}
         if json is not None:
             data = _dumps(json)
             sent["Content-Type"] = "application/json"
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=TIMEOUT_S)
         try:
-            connection.request(method, path, body=data, headers=sent)
+            connection.putrequest(method, path, skip_accept_encoding=True)
+            if data is not None or method in ("POST", "PUT", "PATCH"):
+                sent["Content-Length"] = str(len(data or b""))
+            for name, value in (*sent.items(), *(odd or ())):
+                connection.putheader(name, value.encode())
+            connection.endheaders(data)
             answer = connection.getresponse()
             return Answer(answer.status, "" if stream else answer.read().decode(errors="replace"))
         finally:
