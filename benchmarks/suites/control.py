@@ -1,6 +1,6 @@
 """The control plane: requests a second and latency, beside stock MLflow on the same database in the same minute.
 
-    python -m benchmarks.suites.control [--postgres] [--seconds 5] [--connections 64] [--no-stock] [--out FILE]
+    python -m benchmarks control [--postgres] [--seconds 5] [--connections 64] [--no-stock] [--out FILE]
 
 Needs ``wrk`` (``make system``). Server, database and generator share the machine; compare ratios.
 """
@@ -110,7 +110,7 @@ def _measure(kind: str, url: str, prepared: dict[str, str], options: argparse.Na
     done = subprocess.run(
         [
             *("wrk", "-t1", f"-c{options.connections}", f"-d{options.seconds}s", "--timeout", "30s"),
-            *("-s", str(ROOT / "benchmarks" / "control.lua"), url),
+            *("-s", str(ROOT / "benchmarks" / "suites" / "control.lua"), url),
         ],
         env={**os.environ, **environment},
         capture_output=True,

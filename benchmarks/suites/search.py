@@ -1,6 +1,6 @@
 """Searches of many runs: milliseconds to the first page of 100, beside stock MLflow on the same database.
 
-    python -m benchmarks.suites.search [--postgres] [--runs 100000] [--no-stock] [--keep FOLDER | --uri URI]
+    python -m benchmarks search [--postgres] [--runs 100000] [--no-stock] [--keep FOLDER | --uri URI]
 
 Fills a database first (minutes for 100,000 runs × 50 params × 100 metrics; ``--keep`` keeps it for the next time), then
 waits until what searches need is made beside MLflow's tables, and says how long that took. Every search of a kind has
@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmarks.postgres import PostgresCluster  # noqa: E402
+from benchmarks.harness.postgres import PostgresCluster  # noqa: E402
 from benchmarks.suites.search_seed import Shape, fill  # noqa: E402
 from support.raw_http import RawClient  # noqa: E402
 from support.runstream_server import RunstreamServer  # noqa: E402

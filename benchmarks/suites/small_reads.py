@@ -1,6 +1,6 @@
 """Small metric histories read one after another, beside stock MLflow in the same minute.
 
-    python -m benchmarks.suites.small_reads [--reads 2000] [--runs 100] [--keys 20] [--points 20] [--out FILE]
+    python -m benchmarks small_reads [--reads 2000] [--runs 100] [--keys 20] [--points 20] [--out FILE]
 
 Both servers hold the same runs. Each series is read over one kept connection and through ``MlflowClient``, a hundred
 reads of one server and a hundred of the other in turn. Servers and reader share the

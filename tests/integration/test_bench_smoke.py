@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from benchmarks import verify, workloads
-from benchmarks.client import Client
-from benchmarks.load import ACKNOWLEDGED, FAILED, LOST, REFUSED, Job, Load
-from benchmarks.verify import Entry, Verdict
-from benchmarks.workloads import REPLAYED_BASE, Shape
+from benchmarks.harness import verify, workloads
+from benchmarks.harness.client import Client
+from benchmarks.harness.load import ACKNOWLEDGED, FAILED, LOST, REFUSED, Job, Load
+from benchmarks.harness.verify import Entry, Verdict
+from benchmarks.harness.workloads import REPLAYED_BASE, Shape
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ROWS = {"batch-1000", "batch-100", "log-metric", "overload", "retry", "reads"}

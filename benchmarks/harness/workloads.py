@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from benchmarks.curves import Curve, catalogue
+from benchmarks.harness.curves import Curve, catalogue
 
 INDEX = np.dtype([("offset", "<u8"), ("length", "<u4"), ("run", "<u4"), ("points", "<u4")])
 START_MS = 1_760_000_000_000

@@ -1,8 +1,8 @@
 """What a rate of points needs: processes, partitions, machines, disk, network and money.
 
-    python -m benchmarks.capacity                          # the table for 1, 10 and 100 million points a second
-    python -m benchmarks.capacity --rate 250000 --figures mine.json
-    python -m benchmarks.capacity --plot docs/images/capacity.png
+    python -m benchmarks capacity                          # the table for 1, 10 and 100 million points a second
+    python -m benchmarks capacity --rate 250000 --figures mine.json
+    python -m benchmarks capacity --plot docs/images/capacity.png
 
 The model multiplies measured costs per point by the rate, divides by the share of a core that is planned to be busy,
 and rounds up. Two limits do not grow with more machines of one installation: rows that one PostgreSQL can upsert, and

@@ -1,4 +1,4 @@
-"""Prints what a stopped server's chDB folder holds, as JSON. ``python -m benchmarks.inspect_chdb FOLDER``.
+"""Prints what a stopped server's chDB folder holds, as JSON. ``python -m benchmarks.systems.inspect_chdb FOLDER``.
 
 ``points`` are distinct ones; ``bytes`` is the size of the active parts after all merges.
 """

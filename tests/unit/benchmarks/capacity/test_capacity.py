@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.capacity import FIGURES, RATES, Figures, main, plan, table
+from benchmarks.capacity.capacity import FIGURES, RATES, Figures, main, plan, table
 from support.deploy import ROOT
 
 FIGURES_NOW = Figures.load()

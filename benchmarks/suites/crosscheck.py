@@ -1,4 +1,4 @@
-"""``python -m benchmarks.crosscheck``: the same load by our generator and by wrk, on one Runstream server.
+"""``python -m benchmarks crosscheck``: the same load by our generator and by wrk, on one Runstream server.
 
 Prints both rates, in turns, so that a reader need not trust the generator that the table was made with.
 """
@@ -15,12 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import workloads
-from benchmarks.client import Client
-from benchmarks.load import Job, Load
-from benchmarks.rows import SEED
-from benchmarks.runstreams import Runstream
-from benchmarks.workloads import Shape
+from benchmarks.harness import workloads
+from benchmarks.harness.client import Client
+from benchmarks.harness.load import Job, Load
+from benchmarks.harness.rows import SEED
+from benchmarks.harness.workloads import Shape
+from benchmarks.systems.runstream import Runstream
 
 _SECONDS = 5
 _TURNS = 2
@@ -38,7 +38,7 @@ def _by_wrk(wrk: str, job: Job) -> dict[str, float]:
         "BENCH_RUNS": ",".join(job.run_ids),
         "BENCH_PATH": job.path,
     }
-    script = Path(__file__).with_name("wrk.lua")
+    script = Path(__file__).resolve().parents[1] / "harness" / "wrk.lua"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [
@@ -58,7 +58,7 @@ def _by_wrk(wrk: str, job: Job) -> dict[str, float]:
 
 def main() -> int:
     """0 if both ran; what they say is for the reader to compare."""
-    argparse.ArgumentParser(prog="python -m benchmarks.crosscheck", description=__doc__).parse_args()
+    argparse.ArgumentParser(prog="python -m benchmarks crosscheck", description=__doc__).parse_args()
     wrk = shutil.which("wrk")
     if wrk is None:
         print("wrk is not installed (apt-get install wrk)", file=sys.stderr)

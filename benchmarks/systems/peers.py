@@ -10,8 +10,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from benchmarks.postgres import PostgresCluster, find_postgres
-from benchmarks.server import Server, free_port
+from benchmarks.harness.postgres import PostgresCluster, find_postgres
+from benchmarks.systems.base import Server, free_port
 
 
 class _OnSqlite(Server):

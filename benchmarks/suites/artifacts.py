@@ -1,4 +1,4 @@
-"""``python -m benchmarks.artifacts``: big artifacts through Runstream's gateway and through stock MLflow.
+"""``python -m benchmarks artifacts``: big artifacts through Runstream's gateway and through stock MLflow.
 
 For each server and store it uploads and downloads one large artifact, then several at once, and prints throughput,
 CPU seconds per GB, how far the server's memory rose and what it wrote to temporary files, with the memory over time
@@ -28,10 +28,10 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from benchmarks.measure import calibrate, machine_facts
-from benchmarks.server import free_port
+from benchmarks.harness.measure import calibrate, machine_facts
+from benchmarks.systems.base import free_port
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _PATH = "/api/2.0/mlflow-artifacts/artifacts/0/bench/artifacts/"
 _SAMPLE_S = 0.1
 _START_S = 120.0
@@ -221,7 +221,7 @@ def _phase(
     with watch:
         finished = subprocess.run(
             [
-                *(sys.executable, "-m", "benchmarks.artifact_load", direction, str(parts.hostname)),
+                *(sys.executable, "-m", "benchmarks.suites.artifact_load", direction, str(parts.hostname)),
                 *(str(parts.port), f"{_PATH}{part}-", str(size), str(count)),
             ],
             cwd=_ROOT,
@@ -308,7 +308,7 @@ def _plot(rows: list[Row], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what the arguments say; 1 if a transfer failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.artifacts", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks artifacts", description=__doc__)
     parser.add_argument("--gb", type=float, default=5.0, help="size of the single artifact")
     parser.add_argument("--at-once", type=int, default=16, help="how many artifacts at once; 0 for none")
     parser.add_argument("--at-once-gb", type=float, default=0.5, help="size of each of these")

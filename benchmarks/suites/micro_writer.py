@@ -1,6 +1,6 @@
 """What a point costs in the writer alone: queue record -> ClickHouse -> latest_metrics -> commit.
 
-    python -m benchmarks.micro_writer [--points 20000000] [--rate 600000] [--runs 200] [--keys 50] [--folder DIR]
+    python -m benchmarks micro_writer [--points 20000000] [--rate 600000] [--runs 200] [--keys 50] [--folder DIR]
 
 A second process appends realistic records to a local log at ``--rate`` points a second; the writer runs on chDB
 and SQLite in this process. Printed: CPU of this process per 1,000 points (background merges included, waited for
@@ -123,7 +123,7 @@ async def consume(arguments: argparse.Namespace, folder: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "benchmarks.micro_writer",
+        "benchmarks.suites.micro_writer",
         *sys.argv[1:],
         "--produce",
         str(folder / "log"),

@@ -1,6 +1,6 @@
-"""``python -m benchmarks.read_speed``: reads of a large table, at rest and while it is being written.
+"""``python -m benchmarks read_speed``: reads of a large table, at rest and while it is being written.
 
-Stock MLflow answers what it can of the same points in the same run. The table (``benchmarks.read_table``) is built once
+Stock MLflow answers what it can of the same points in the same run. The table (``read_table``) is built once
 per ``--dir`` and used again. Every answer is checked against the points that the table was made of. Full size takes
 about ten minutes, ``--quick`` about two, after the table is built.
 """
@@ -21,20 +21,20 @@ import numpy as np
 import psutil
 
 import runstream
-from benchmarks import read_table
-from benchmarks.client import Client
-from benchmarks.load import Job, Load
-from benchmarks.measure import calibrate, machine_facts
-from benchmarks.peers import MlflowSqlite
-from benchmarks.read_live import live_delays
-from benchmarks.read_stock import compare
-from benchmarks.read_table import KEY, Shape, run_id, run_ids
-from benchmarks.runstreams import Runstream
-from benchmarks.server import Server
-from benchmarks.workloads import Shape as LoadShape
-from benchmarks.workloads import build as build_bodies
+from benchmarks.harness.client import Client
+from benchmarks.harness.load import Job, Load
+from benchmarks.harness.measure import calibrate, machine_facts
+from benchmarks.harness.workloads import Shape as LoadShape
+from benchmarks.harness.workloads import build as build_bodies
+from benchmarks.suites import read_table
+from benchmarks.suites.read_live import live_delays
+from benchmarks.suites.read_stock import compare
+from benchmarks.suites.read_table import KEY, Shape, run_id, run_ids
+from benchmarks.systems.base import Server
+from benchmarks.systems.peers import MlflowSqlite
+from benchmarks.systems.runstream import Runstream
 
-_RESULTS = Path(__file__).resolve().parent / "results"
+_RESULTS = Path(__file__).resolve().parents[1] / "results"
 _WRITTEN_PER_S = 100_000
 _BATCH = 1_000
 
@@ -305,7 +305,7 @@ def render(outcome: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """0 when everything answered rightly; a wrong answer ends with a traceback."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.read_speed", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks read_speed", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a table of 13 million points")
     parser.add_argument("--dir", type=Path, help="keep the table here; temporary if not given")
     parser.add_argument("--load-only", action="store_true", help="only build the table")

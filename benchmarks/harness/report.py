@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots, targets
+from benchmarks.harness import plots, targets
 
 Result = dict[str, Any]
 _SLOW_MODE = 1.15

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.client import Client
-from benchmarks.load import ACKNOWLEDGED, NOT_SENT
-from benchmarks.workloads import Requests
+from benchmarks.harness.client import Client
+from benchmarks.harness.load import ACKNOWLEDGED, NOT_SENT
+from benchmarks.harness.workloads import Requests
 
 _SERIES_PER_REQUEST = 3
 Point = tuple[int, int, float]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.peers import FastTrackMLPostgres, FastTrackMLSqlite, MlflowPostgres, MlflowSqlite
-from benchmarks.runstreams import Runstream, RunstreamKafka
-from benchmarks.server import Server
+from benchmarks.systems.base import Server
+from benchmarks.systems.peers import FastTrackMLPostgres, FastTrackMLSqlite, MlflowPostgres, MlflowSqlite
+from benchmarks.systems.runstream import Runstream, RunstreamKafka
 
 CONTENDERS: dict[str, type[Server]] = {
     server.name: server

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import read_table
-from benchmarks.client import API, Client
-from benchmarks.peers import MlflowSqlite
-from benchmarks.read_table import KEY, Shape, run_id, run_ids
-from benchmarks.server import Server
+from benchmarks.harness.client import API, Client
+from benchmarks.suites import read_table
+from benchmarks.suites.read_table import KEY, Shape, run_id, run_ids
+from benchmarks.systems.base import Server
+from benchmarks.systems.peers import MlflowSqlite
 
 _RUNS = 100
 _CLIENT_POINTS = 200_000

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import clickhouse_connect
 import psutil
 
-from benchmarks.server import Server, free_port
+from benchmarks.systems.base import Server, free_port
 
 if TYPE_CHECKING:
     from support.chdb_http import ChdbServer
     from support.kafka import KafkaCluster
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 # What starts a real broker and an engine behind HTTP is the tests' own.
 _SUPPORT = _ROOT / "tests"
 # Ten minutes at full load leave hundreds of millions of points to merge and count.
@@ -58,7 +58,12 @@ class Runstream(Server):
     @cached_property
     def _stopped(self) -> dict[str, int]:
         """What the stopped engine holds, asked through chDB in a process of its own."""
-        script = [sys.executable, "-m", "benchmarks.inspect_chdb", str(self.folder / "data" / "clickhouse")]
+        script = [
+            sys.executable,
+            "-m",
+            "benchmarks.systems.inspect_chdb",
+            str(self.folder / "data" / "clickhouse"),
+        ]
         answer = subprocess.run(
             script, cwd=_ROOT, stdout=subprocess.PIPE, check=True, timeout=_COUNT_TIMEOUT_S
         )

@@ -1,5 +1,5 @@
 -- Replays prebuilt bodies with wrk, each once, to check the rates of our own generator against an independent one.
--- BENCH_BODIES, BENCH_INDEX: the files of benchmarks/workloads.py; BENCH_RUNS: run ids, joined by commas;
+-- BENCH_BODIES, BENCH_INDEX: the files of benchmarks/harness/workloads.py; BENCH_RUNS: run ids, joined by commas;
 -- BENCH_PATH: the route. Start wrk with one thread.
 
 local ffi = require("ffi")

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.client import API, Client
-from benchmarks.curves import loss
-from benchmarks.workloads import START_MS
+from benchmarks.harness.client import API, Client
+from benchmarks.harness.curves import loss
+from benchmarks.harness.workloads import START_MS
 
 POINTS = 1000
 KEY = "train/loss"

@@ -1,6 +1,6 @@
 """A client for big artifacts that costs little itself: threads on plain sockets, in a process of its own.
 
-``python -m benchmarks.artifact_load DIRECTION HOST PORT PATH BYTES COUNT`` moves ``COUNT`` artifacts at once and
+``python -m benchmarks.suites.artifact_load DIRECTION HOST PORT PATH BYTES COUNT`` moves ``COUNT`` artifacts at once and
 prints one line of JSON: seconds, status codes and whether every byte came.
 """
 

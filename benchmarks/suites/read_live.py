@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.client import API, Client
-from benchmarks.server import Server
+from benchmarks.harness.client import API, Client
+from benchmarks.systems.base import Server
 
 _TIMEOUT_S = 30.0
 

@@ -94,10 +94,10 @@ class Load:
         self._out.parent.mkdir(parents=True, exist_ok=True)
         job_file = self._out.with_suffix(".job.json")
         job_file.write_text(json.dumps(asdict(job)))
-        root = Path(__file__).resolve().parent.parent
+        root = Path(__file__).resolve().parents[2]
         self._limit_s = job.seconds + 2 * GRACE_S + 60
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.generator", str(job_file)], cwd=root
+            [sys.executable, "-m", "benchmarks.harness.generator", str(job_file)], cwd=root
         )
 
     def result(self) -> LoadResult:

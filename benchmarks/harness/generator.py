@@ -1,8 +1,8 @@
 """The load generator: many keep-alive connections, prebuilt bodies, one ledger entry per request.
 
-Runs as a process of its own (``python -m benchmarks.generator JOB.json``), so that its CPU time is known apart
+Runs as a process of its own (``python -m benchmarks.harness.generator JOB.json``), so that its CPU time is known apart
 from the servers'. One thread, ``epoll`` and plain sockets: 8-10 µs of CPU per small request, what wrk with a Lua
-script needs, and unlike wrk it knows which request an answer belongs to (``benchmarks/crosscheck.py`` compares).
+script needs, and unlike wrk it knows which request an answer belongs to (``benchmarks/suites/crosscheck.py`` compares).
 
 Each request is sent once; a body may serve several, with other steps each time. After the deadline nothing new
 is sent, and the answers under way are waited for.
@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.load import ACKNOWLEDGED, FAILED, GRACE_S, LOST, REFUSED, Job, LoadResult
-from benchmarks.workloads import replayed
+from benchmarks.harness.load import ACKNOWLEDGED, FAILED, GRACE_S, LOST, REFUSED, Job, LoadResult
+from benchmarks.harness.workloads import replayed
 
 
 class _Connection:

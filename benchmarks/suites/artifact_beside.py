@@ -1,4 +1,4 @@
-"""``python -m benchmarks.artifact_beside``: how long ``log-batch`` takes while big artifacts are being uploaded.
+"""``python -m benchmarks artifact_beside``: how long ``log-batch`` takes while big artifacts are being uploaded.
 
 One client logs batches of 1,000 points at a steady pace, first alone, then beside running uploads, in turns, on one
 ``runstream serve`` with one gateway process. Prints the percentiles of both and their ratio.
@@ -19,8 +19,8 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.artifacts import _PATH, _ROOT, _store, runstream
-from benchmarks.measure import calibrate, machine_facts
+from benchmarks.harness.measure import calibrate, machine_facts
+from benchmarks.suites.artifacts import _PATH, _ROOT, _store, runstream
 
 _POINTS = 1000
 
@@ -99,7 +99,7 @@ def percentiles(times: list[float]) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what the arguments say; 1 if p99 more than doubles."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.artifact_beside", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks artifact_beside", description=__doc__)
     parser.add_argument("--uploads", type=int, default=10, help="how many at once")
     parser.add_argument("--gb", type=float, default=1.0, help="size of each")
     parser.add_argument("--store", choices=["file", "s3"], default="file")
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
                 began = time.perf_counter()
                 uploads = subprocess.Popen(
                     [
-                        *(sys.executable, "-m", "benchmarks.artifact_load", "up", str(parts.hostname)),
+                        *(sys.executable, "-m", "benchmarks.suites.artifact_load", "up", str(parts.hostname)),
                         *(
                             str(parts.port),
                             f"{_PATH}{turn}-",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.targets import Target, judge
+from benchmarks.harness.targets import Target, judge
 
 
 def _row(row: str, server: str = "runstream", **facts: Any) -> dict[str, Any]:

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import verify
-from benchmarks.client import Client
-from benchmarks.load import ACKNOWLEDGED, Job, Load, LoadResult
-from benchmarks.measure import Meter, Usage, calibrate
-from benchmarks.reads import ReadSet, measure_reads
-from benchmarks.rows import PEER_SECONDS, SEED, Profile, Row, Session
-from benchmarks.server import Server
-from benchmarks.verify import Entry, Verdict
-from benchmarks.workloads import Requests
+from benchmarks.harness import verify
+from benchmarks.harness.client import Client
+from benchmarks.harness.load import ACKNOWLEDGED, Job, Load, LoadResult
+from benchmarks.harness.measure import Meter, Usage, calibrate
+from benchmarks.harness.reads import ReadSet, measure_reads
+from benchmarks.harness.rows import PEER_SECONDS, SEED, Profile, Row, Session
+from benchmarks.harness.verify import Entry, Verdict
+from benchmarks.harness.workloads import Requests
+from benchmarks.systems.base import Server
 
 _DRAIN_LIMIT_S = 60.0
 # Each costs a read, which counts into the drain.

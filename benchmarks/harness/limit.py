@@ -1,7 +1,7 @@
 """The physical limit: the same bodies, decoded, appended to a synced file and inserted, with nothing else.
 
 One process, no network, no HTTP, no checks, no read-your-writes: what the machine and the libraries allow
-when every step runs back to back. ``python -m benchmarks.limit BODIES INDEX FOLDER SECONDS`` prints JSON.
+when every step runs back to back. ``python -m benchmarks.harness.limit BODIES INDEX FOLDER SECONDS`` prints JSON.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.curves import catalogue, loss
-from benchmarks.workloads import START_MS
+from benchmarks.harness.curves import catalogue, loss
+from benchmarks.harness.workloads import START_MS
 from runstream.clickhouse import connect
 from runstream.clickhouse.migrate import migrate
 from runstream.ingest.writer.blocks import native_block

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from benchmarks.workloads import MAX_PASSES, REPLAYED_BASE, Shape
+from benchmarks.harness.workloads import MAX_PASSES, REPLAYED_BASE, Shape
 
 RUNS = 200
 KEYS = 50

@@ -1,0 +1,1 @@
+"""How many machines a rate needs, from measured figures."""

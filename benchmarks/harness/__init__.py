@@ -1,0 +1,1 @@
+"""What every suite needs: load, its bodies, meters, the check of what was kept, reports."""
