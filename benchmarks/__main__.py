@@ -16,7 +16,11 @@ _USUAL = "throughput"
 
 def suites() -> dict[str, str]:
     """Names that can be started, with the module of each: what says ``python -m benchmarks NAME`` of itself."""
-    files = (*sorted((_HERE / "suites").glob("*.py")), _HERE / "capacity" / "capacity.py")
+    files = (
+        *sorted((_HERE / "suites").glob("*.py")),
+        _HERE / "capacity" / "capacity.py",
+        _HERE / "harness" / "figures.py",
+    )
     return {file.stem: f"benchmarks.{file.parent.name}.{file.stem}" for file in files if _is_suite(file)}
 
 
