@@ -5,8 +5,9 @@
 FOLDER is a checkout of MLflow's repository, best of the version that is installed here; TEST is as pytest takes it,
 from that folder: ``tests/tracking/test_rest_tracking.py``, ``tests/server/auth/test_client_workspace.py``. Tests that
 would start a server of their own get the address of the one that is running, with MLflow's basic-auth (``--users``) and
-workspaces where these say so; what they leave behind, the next ones find, on both sides alike. Exit status 1 if a test
-passes on stock MLflow and not on Runstream.
+workspaces where these say so. What they leave behind is removed before the next (not with workspaces); a test that
+needs more of a server of its own fails on both sides. Exit status 1 if a test passes on stock MLflow and not on
+Runstream.
 """
 
 from __future__ import annotations
@@ -28,9 +29,36 @@ from support.runstream_server import RunstreamServer  # noqa: E402
 from support.stock import StockServer  # noqa: E402
 
 PASSWORD = "a-password-for-these-tests"
-# A pytest plugin: the tests' own ways to start a server are replaced before they import them.
+# A pytest plugin: the tests' own ways to start a server are replaced before they import them. Each test that would have
+# a server of its own finds no names of the tests before it.
 _PLUGIN = """
-import contextlib, os, sys
+import contextlib, os, sys, uuid
+import requests
+
+ADDRESS, PASSWORD = os.environ["LIVE_ADDRESS"], os.environ.get("LIVE_PASSWORD")
+
+def ask(method, path, **more):
+    auth = ("admin", PASSWORD) if PASSWORD else None
+    return requests.request(method, f"{ADDRESS}/api/{path}", auth=auth, timeout=60, **more)
+
+def clear():
+    search = {"max_results": 1000, "view_type": "ALL"}
+    for found in ask("POST", "2.0/mlflow/experiments/search", json=search).json().get("experiments", []):
+        one = {"experiment_id": found["experiment_id"]}
+        if one["experiment_id"] != "0" and not found["name"].startswith("gone-"):
+            ask("POST", "2.0/mlflow/experiments/restore", json=one)
+            ask("POST", "2.0/mlflow/experiments/update", json={**one, "new_name": f"gone-{uuid.uuid4().hex}"})
+            ask("POST", "2.0/mlflow/experiments/delete", json=one)
+    runs = ask("POST", "2.0/mlflow/runs/search", json={"experiment_ids": ["0"], "max_results": 1000})
+    for run in runs.json().get("runs", []):
+        ask("POST", "2.0/mlflow/runs/delete", json={"run_id": run["info"]["run_id"]})
+    models = ask("GET", "2.0/mlflow/registered-models/search?max_results=1000")
+    for model in models.json().get("registered_models", []):
+        ask("DELETE", "2.0/mlflow/registered-models/delete", json={"name": model["name"]})
+    for workspace in ("default", "ws1", "ws2") if PASSWORD else ():
+        roles = ask("GET", "3.0/mlflow/roles/list", params={"workspace": workspace})
+        for role in roles.json().get("roles", []):
+            ask("DELETE", "3.0/mlflow/roles/delete", json={"role_id": role["id"]})
 
 def pytest_configure(config):
     sys.path.insert(0, os.getcwd())
@@ -38,7 +66,9 @@ def pytest_configure(config):
 
     @contextlib.contextmanager
     def running(*args, **kwargs):
-        yield os.environ["LIVE_ADDRESS"]
+        if not os.environ.get("LIVE_WORKSPACES"):
+            clear()
+        yield ADDRESS
 
     utils._init_server = utils.ServerThread = running
 """
@@ -111,6 +141,8 @@ def _outcomes(side: str, work: Path, options: argparse.Namespace) -> dict[str, s
                 "PYTHONPATH": str(work.parent),
                 "LIVE_ADDRESS": url,
                 "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
+                "LIVE_PASSWORD": PASSWORD if options.users else "",
+                "LIVE_WORKSPACES": "yes" if options.workspaces else "",
             },
             check=False,
         )

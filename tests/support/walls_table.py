@@ -184,6 +184,10 @@ def _own() -> Iterator[Probe]:
     yield Probe("GET", of_run, f"{API}/runs/{{run}}/metrics/live", own=True, stream=True)
     yield Probe("GET", of_run, f"{API}/runs/x%2F..%2F{{run}}/metrics/live", own=True, stream=True)
     yield Probe("GET", f"{API}/runs", f"{API}/runs", own=True)
+    table = {"experiment_ids": ["{experiment}"], "columns": ["metrics.*", "params.*"]}
+    for columns in (table, {**table, "experiment_ids": ["0", "{experiment}"]}):
+        yield Probe("POST", f"{API}/runs", f"{API}/runs", body=columns, own=True, headers=json)
+    yield Probe("POST", "/{tail}", "//api/1.0/runstream/runs", body=table, own=True, headers=json)
     sql = {"query": "SELECT value FROM metrics"}
     yield Probe("POST", f"{API}/sql", f"{API}/sql", body=sql, own=True, headers=json)
     yield Probe("POST", f"{API}/sql/{{tail}}", f"{API}/sql/", body=sql, own=True, headers=json)
