@@ -3,8 +3,8 @@
     python -m benchmarks small_reads [--reads 2000] [--runs 100] [--keys 20] [--points 20] [--out FILE]
 
 Both servers hold the same runs. Each series is read over one kept connection and through ``MlflowClient``, a hundred
-reads of one server and a hundred of the other in turn. Servers and reader share the
-machine; compare ratios, and the CPU time that the servers took.
+reads of one server and a hundred of the other in turn. Servers and reader share the machine; compare
+ratios, and the CPU time that the servers took.
 """
 
 from __future__ import annotations
