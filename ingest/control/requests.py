@@ -224,3 +224,10 @@ class DeleteLoggedModelTag(Change):
 
     model_id: str
     tag_key: str
+
+
+class SearchModelsByName(msgspec.Struct, forbid_unknown_fields=True):
+    """``logged-models/search``, as far as MLflow's client asks whether a run's artifacts are those of a model."""
+
+    experiment_ids: list[str]
+    filter: str

@@ -25,6 +25,9 @@ from runstream.ingest.control.entities import (
 from runstream.ingest.control.errors import PassOnError
 from runstream.ingest.control.models import model_metric
 
+# Models of one page of a search, unless it says otherwise.
+_MODELS = 100
+
 
 def _list(dialect: Dialect, columns: str, rest: str) -> str:
     """A subquery: an array of arrays, in the order in which the rows are found."""
@@ -165,7 +168,7 @@ def _experiment_body(rows: list[list[Any]]) -> Body:
 
 
 @functools.cache
-def _model_statement(dialect: Dialect) -> str:
+def _model_statement(dialect: Dialect, found: str) -> str:
     own = "model_id = logged_models.model_id"
     lists = (
         _list(dialect, "tag_key, tag_value", f"logged_model_tags AS t WHERE t.{own}"),
@@ -177,19 +180,37 @@ def _model_statement(dialect: Dialect) -> str:
             f"logged_model_metrics AS m WHERE m.{own}",
         ),
     )
-    return whole(dialect, f"{MODEL_COLUMNS}, {', '.join(lists)}", "logged_models WHERE model_id = ?")
+    return whole(dialect, f"{MODEL_COLUMNS}, {', '.join(lists)}", found)
 
 
 async def logged_model(reads: ReadPool, model_id: str) -> Body:
     """``GET logged-models/{model_id}``, of models that were not deleted."""
-    rows = await array(reads, _model_statement(reads.dialect), [model_id])
+    rows = await array(reads, _model_statement(reads.dialect, "logged_models WHERE model_id = ?"), [model_id])
     if not rows or rows[0][7] == DELETED:
         raise errors.no_model(model_id)
-    *fields, tags, params, metrics = rows[0]
-    body = answers.logged_model(
+    return {"model": _model_body(rows[0])}
+
+
+async def logged_models_named(reads: ReadPool, experiment_ids: Sequence[int], name: str) -> Body:
+    """``logged-models/search`` by name, newest first (``SqlAlchemyStore.search_logged_models``): the first page, where
+    it is the only one. Raises ``PassOnError`` if there are more."""
+    these = ", ".join("?" * len(experiment_ids))
+    found = (
+        f"(SELECT * FROM logged_models WHERE experiment_id IN ({these}) AND name = ? AND lifecycle_stage != ?"
+        f" LIMIT {_MODELS + 1}) AS logged_models"
+    )
+    rows = await array(reads, _model_statement(reads.dialect, found), [*experiment_ids, name, DELETED])
+    if len(rows) > _MODELS:
+        raise PassOnError
+    rows.sort(key=lambda row: (-row[4], row[0]))
+    return {"models": [_model_body(row) for row in rows]} if rows else {}
+
+
+def _model_body(row: list[Any]) -> Body:
+    *fields, tags, params, metrics = row
+    return answers.logged_model(
         LoggedModel(*fields),
         dict(tags),
         dict(params),
-        [model_metric(model_id, key, float(value), *rest) for key, value, *rest in metrics],
+        [model_metric(row[0], key, float(value), *rest) for key, value, *rest in metrics],
     )
-    return {"model": body}

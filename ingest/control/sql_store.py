@@ -22,6 +22,7 @@ from runstream.ingest.control.transactions import Transactions
 
 _RUNS_TOGETHER = 32
 _STATES_TOGETHER = 512
+_EXPERIMENTS_TOGETHER = 100
 
 
 class SqlRunStore:
@@ -72,6 +73,12 @@ class SqlRunStore:
     async def get_logged_model(self, model_id: str) -> Body:
         checks.run_id(model_id.removeprefix("m-"))
         return await run_reads.logged_model(self._reads, model_id)
+
+    async def get_logged_models_named(self, experiment_ids: Sequence[str], name: str) -> Body:
+        if not 0 < len(experiment_ids) <= _EXPERIMENTS_TOGETHER:
+            raise PassOnError
+        ids = [checks.experiment_id(experiment_id) for experiment_id in experiment_ids]
+        return await run_reads.logged_models_named(self._reads, ids, name)
 
     async def state_of_run(self, run_id: str) -> RunState | None:
         return await self._states.ask(checks.run_id(run_id))

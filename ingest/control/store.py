@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,6 +49,10 @@ class RunStore(Protocol):
 
     async def get_logged_model(self, model_id: str) -> Body:
         """``logged-models/{model_id}``."""
+        ...
+
+    async def get_logged_models_named(self, experiment_ids: Sequence[str], name: str) -> Body:
+        """``logged-models/search`` for ``name = '…'``, where all fit a page of 100."""
         ...
 
     async def state_of_run(self, run_id: str) -> RunState | None:

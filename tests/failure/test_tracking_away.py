@@ -8,14 +8,27 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import requests
 
+from support.mlflow_versions import installed
 from support.runstream_server import RunstreamServer
 
 # What a training does through MLflow's own client, each call once, without a second try.
 _TRAINING = """
-import sys, mlflow
+import sys, time, mlflow
+import requests.sessions
 from mlflow import MlflowClient
+longest = (0.0, "")
+send = requests.sessions.Session.send
+def timed(self, request, **options):
+    global longest
+    begun = time.monotonic()
+    try:
+        return send(self, request, **options)
+    finally:
+        longest = max(longest, (time.monotonic() - begun, request.path_url))
+requests.sessions.Session.send = timed
 mlflow.set_tracking_uri(sys.argv[1])
 client = MlflowClient()
 mlflow.set_experiment("away")
@@ -30,6 +43,10 @@ with mlflow.start_run(run_name="parent", tags={"a": "b"}) as parent:
         mlflow.log_metric("loss", 2.0)
     mlflow.log_text("hello", "notes/hello.txt")
     assert mlflow.artifacts.load_text(parent.info.artifact_uri + "/notes/hello.txt") == "hello"
+wanted = "params.p7 = '7' AND metrics.loss < 0.1"
+found = client.search_runs([parent.info.experiment_id], wanted, order_by=["metrics.acc"])
+assert [run.info.run_id for run in found] == [parent.info.run_id]
+assert [item.path for item in client.list_artifacts(parent.info.run_id, "notes")] == ["notes/hello.txt"]
 run = client.get_run(parent.info.run_id)
 assert run.info.status == "FINISHED" and run.data.params["p49"] == "49"
 assert run.data.metrics == {"loss": 0.05, "acc": 0.95, "single": 0.5}, run.data.metrics
@@ -39,13 +56,20 @@ assert client.get_run(child.info.run_id).data.tags["mlflow.parentRunId"] == pare
 client.update_run(parent.info.run_id, name="renamed")
 client.set_terminated(parent.info.run_id, "FAILED")
 assert client.get_run(parent.info.run_id).info.run_name == "renamed"
+print(f"MLflow {mlflow.__version__}, longest wait {longest[0]:.2f} s for {longest[1]}")
 print("trained")
 """
 
 
+@pytest.mark.parametrize(
+    "version",
+    [None, *(pytest.param(one, marks=pytest.mark.slow_suite) for one in ("2.22.2", "3.18.0"))],
+    ids=["own client", "2.22", "3.18"],
+)
 def test_a_training_without_mlflows_server(
-    make_server: Callable[..., RunstreamServer], tmp_path: Path
+    make_server: Callable[..., RunstreamServer], tmp_path: Path, version: str | None
 ) -> None:
+    path = {} if version is None else {"PYTHONPATH": str(installed(version, tmp_path, alone=version < "3"))}
     server = make_server(workers=2).start()
     tracking = server.processes()["tracking"]
     # Frozen: whoever asks it anything hangs, and finds out.
@@ -55,6 +79,7 @@ def test_a_training_without_mlflows_server(
             [sys.executable, "-c", _TRAINING, server.url],
             env={
                 **os.environ,
+                **path,
                 "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
                 "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
                 "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -68,6 +93,7 @@ def test_a_training_without_mlflows_server(
         assert away(server.url) == "tracking"
     finally:
         tracking.resume()
+    print(done.stdout)
     assert done.stdout.strip().endswith("trained"), done.stderr[-4000:]
 
 

@@ -16,13 +16,14 @@ import pytest
 _INSTALL_TIMEOUT_S = 300.0
 
 
-def installed(version: str, folder: Path) -> Path:
+def installed(version: str, folder: Path, *, alone: bool = False) -> Path:
     """A folder to put before the others on Python's path, with this MLflow. What it needs it shares with the
-    environment. Skips the test where it cannot be installed."""
+    environment; ``alone``: has of its own, the client's part alone. Skips the test where it cannot be installed."""
     if importlib.util.find_spec("uv") is None:
         pytest.skip("uv is not installed: `make install` brings it")
     target = folder / f"mlflow-{version}"
-    command = ["uv", "pip", "install", "--quiet", "--no-deps", "--target", str(target), f"mlflow=={version}"]
+    command = ["uv", "pip", "install", "--quiet", "--target", str(target)]
+    command += [f"mlflow-skinny=={version}"] if alone else ["--no-deps", f"mlflow=={version}"]
     done = subprocess.run(
         [sys.executable, "-m", *command], capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S
     )

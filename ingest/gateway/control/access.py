@@ -109,6 +109,11 @@ class Control:
         return str(state.experiment_id)
 
     @property
+    def server_info(self) -> bytes | None:
+        """What MLflow's server has last said of itself, where it tells nobody apart from others."""
+        return self._server.info if self._server.mode is ServerMode.OPEN else None
+
+    @property
     def judges_callers(self) -> bool:
         """Whether MLflow's server knows users."""
         return self._server.mode in (ServerMode.BASIC_AUTH, ServerMode.USERS)

@@ -9,15 +9,14 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from runstream.ingest.control.errors import PassOnError
-from runstream.ingest.control.requests import Change
 
-C = TypeVar("C", bound=Change)
+C = TypeVar("C", bound=msgspec.Struct)
 # Databases cannot hold it, or take it for the end of a text.
 _NUL = b"\\u0000"
 
 
 def decode(decoder: msgspec.json.Decoder[C], body: bytes, content_type: str | None) -> C:
-    """The change that a body asks for. Raises ``PassOnError``."""
+    """What a body asks for. Raises ``PassOnError``."""
     if content_type is None or content_type.split(";", 1)[0] != "application/json" or _NUL in body:
         raise PassOnError
     try:

@@ -14,6 +14,7 @@ header ``X-Runstream-Idempotency-Key`` (up to 200 characters): the key decides a
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -34,6 +35,7 @@ from runstream.ingest.gateway.http.epochs import Epochs
 from runstream.ingest.gateway.http.handling import OK, Call, Outcome, Routes
 from runstream.ingest.gateway.http.holding import Line
 from runstream.ingest.gateway.http.rights import Action
+from runstream.ingest.gateway.http.server_mode import SERVER_INFO
 from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
 from runstream.schemas.errors import MlflowError, RunstreamError
 from runstream.schemas.mlflow.paths import APIS
@@ -71,6 +73,9 @@ _MOVES = (
     requests.DeleteExperiment,
     requests.RestoreExperiment,
 )
+# What MLflow's client asks with every listing and download of a run's artifacts: is there a model of that name?
+_BY_NAME = re.compile(r"name = '([\w./-]{1,200})'", re.ASCII)
+_MODEL_SEARCH = msgspec.json.Decoder(requests.SearchModelsByName)
 Handler = Callable[[Call], Coroutine[Any, Any, Outcome]]
 
 
@@ -101,6 +106,9 @@ class ControlRoutes:
             }.items():
                 handler = self._reading(f"{api}/{path}", read)
                 routes.add("GET", f"{prefix}{api}/{path}", handler, name=path.rpartition("/")[2])
+            searching = self._search_models(f"{api}/logged-models/search")
+            routes.add("POST", f"{prefix}{api}/logged-models/search", searching, name="search")
+        routes.add("GET", f"{prefix}{SERVER_INFO}", self._server_info, name="server-info")
         for path, kind in _CREATIONS.items():
             for base in {"", prefix}:
                 routes.add("POST", f"{base}{API}/{path}", self._creating(kind), name="create")
@@ -225,6 +233,31 @@ class ControlRoutes:
             if is_fresh:
                 return outcome
             return Outcome(outcome.status, {**outcome.headers, STALE_HEADER: "true"}, outcome.body)
+
+        return handle
+
+    async def _server_info(self, call: Call) -> Outcome:
+        """As the server last said: a client that begins does not wait for one that hangs."""
+        info = self._control.server_info
+        if info is None or call.query or call.body or self._control.store(call.identity) is None:
+            return await self._onward.get(SERVER_INFO, call)
+        return Outcome(200, OK.headers, info)
+
+    def _search_models(self, path: str) -> Handler:
+        async def handle(call: Call) -> Outcome:
+            try:
+                store = self._control.store(call.identity)
+                if store is None:
+                    raise PassOnError
+                wanted = decode(_MODEL_SEARCH, call.body, call.headers.get("content-type"))
+                named = _BY_NAME.fullmatch(wanted.filter)
+                if named is None:
+                    raise PassOnError
+                return _answer(
+                    await self._held(lambda: store.get_logged_models_named(wanted.experiment_ids, named[1]))
+                )
+            except PassOnError:
+                return await self._onward.post(path, call)
 
         return handle
 

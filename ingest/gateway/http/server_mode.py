@@ -60,6 +60,8 @@ class ModeWatch:
         self._basic_auth = basic_auth
         self._interval_s = interval_s
         self.mode = ServerMode.UNKNOWN
+        # What it said of itself; MLflow's client asks for that before it begins.
+        self.info: bytes | None = None
         self.is_away = False
         """Whether there was no answer when it was last asked."""
 
@@ -91,6 +93,7 @@ class ModeWatch:
         info = await self._get(SERVER_INFO, {})
         if info.status >= 500:
             return None
+        self.info = info.body if info.status == 200 else None
         if _workspaces(info):
             return ServerMode.WORKSPACES
         if self._basic_auth:

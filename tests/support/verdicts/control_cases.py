@@ -359,6 +359,10 @@ def _models() -> Iterator[Case]:
     for status in ("LOGGED_MODEL_READY", "LOGGED_MODEL_UPLOAD_FAILED", "READY", 2, 9, None):
         body = {"model_id": "m-@model@", "status": status}
         yield Case(f"{create}/finalize {status}", (patch("logged-models/m-@model@", body), SEE_MODEL))
+    for name in ("searched", "no such model"):
+        made = post(create, {"experiment_id": "@experiment@", "name": "searched", "params": pairs(2)})
+        find = {"experiment_ids": ["@experiment@"], "filter": f"name = '{name}'"}
+        yield Case(f"{create}/search {name}", (made, made, post("logged-models/search", find)))
     other = patch("logged-models/m-@model@", {"model_id": "m-nobody", "status": "LOGGED_MODEL_READY"})
     yield Case(f"{create}/finalize another", (other, SEE_MODEL))
     yield Case(
