@@ -31,7 +31,7 @@ from benchmarks.suites.read_live import live_delays
 from benchmarks.suites.read_stock import compare
 from benchmarks.suites.read_table import KEY, Shape, run_id, run_ids
 from benchmarks.systems.base import Server
-from benchmarks.systems.peers import MlflowSqlite
+from benchmarks.systems.mlflow import MlflowSqlite
 from benchmarks.systems.runstream import Runstream
 
 _RESULTS = Path(__file__).resolve().parents[1] / "results"

@@ -17,7 +17,7 @@ from benchmarks.harness.client import API, Client
 from benchmarks.suites import read_table
 from benchmarks.suites.read_table import KEY, Shape, run_id, run_ids
 from benchmarks.systems.base import Server
-from benchmarks.systems.peers import MlflowSqlite
+from benchmarks.systems.mlflow import MlflowSqlite
 
 _RUNS = 100
 _CLIENT_POINTS = 200_000

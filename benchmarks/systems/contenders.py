@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.systems.base import Server
-from benchmarks.systems.peers import FastTrackMLPostgres, FastTrackMLSqlite, MlflowPostgres, MlflowSqlite
+from benchmarks.systems.fasttrackml import FastTrackMLPostgres, FastTrackMLSqlite
+from benchmarks.systems.mlflow import MlflowPostgres, MlflowSqlite
 from benchmarks.systems.runstream import Runstream, RunstreamKafka
 
 CONTENDERS: dict[str, type[Server]] = {
