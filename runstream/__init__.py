@@ -5,6 +5,7 @@ For notebooks::
     import runstream
 
     runstream.get_metrics(run_ids, "train/*")             # the server that MLflow's tracking URI names
+    runstream.runs("digits", columns=["params.*", "metrics.loss.min"])
     server = runstream.connect("http://localhost:5000")   # or another one
     server.get_metrics(experiment="digits", filter="params.lr = '0.1'", max_points=500).plot()
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from runstream.query.client.default import get_metrics as get_metrics
     from runstream.query.client.default import get_run as get_run
     from runstream.query.client.default import latest_metrics as latest_metrics
+    from runstream.query.client.default import runs as runs
     from runstream.query.client.default import sql as sql
     from runstream.query.client.default import summary as summary
     from runstream.query.client.default import tail as tail
@@ -54,7 +56,7 @@ _CLIENT = (
     "connect",
     "connect_async",
 )
-_OF_DEFAULT = ("aggregate", "get_metrics", "get_run", "latest_metrics", "sql", "summary", "tail")
+_OF_DEFAULT = ("aggregate", "get_metrics", "get_run", "latest_metrics", "runs", "sql", "summary", "tail")
 _OF_TRAINING = ("create_run", "enable", "start_run", "status")
 
 __all__ = [*_CLIENT, *_OF_DEFAULT, *_OF_TRAINING]

@@ -22,6 +22,7 @@ from runstream.query.client.live import (
     rows_of,
 )
 from runstream.query.client.run import Run
+from runstream.query.client.tables import TableAs, View
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -164,6 +165,29 @@ class AsyncConnection:
             filter=filter,
             steps=steps,
             time=time,
+        )
+
+    async def runs(
+        self,
+        experiments: Any,
+        *,
+        filter: str | None = None,
+        columns: str | Sequence[str] | None = None,
+        order_by: str | Sequence[str] | None = None,
+        max_results: int | None = None,
+        run_view_type: View = "ACTIVE_ONLY",
+        as_: TableAs = "pandas",
+    ) -> Any:
+        """See ``Connection.runs``."""
+        return await _in_thread(
+            self._connection.runs,
+            experiments,
+            filter=filter,
+            columns=columns,
+            order_by=order_by,
+            max_results=max_results,
+            run_view_type=run_view_type,
+            as_=as_,
         )
 
     async def sql(self, query: str, *, as_: As = "pandas", **parameters: Any) -> Any:

@@ -17,7 +17,8 @@ from runstream.query.client.http import Http, ServerError, tracking_uri
 from runstream.query.client.live import Point, follow
 from runstream.query.client.progress import Progress
 from runstream.query.client.run import Run
-from runstream.query.client.runs import run_ids, search_run_ids
+from runstream.query.client.runs import experiment_ids, run_ids, search_run_ids
+from runstream.query.client.tables import TableAs, View, read_table, table_result
 from runstream.schemas.wire import API, ARROW
 
 Range = tuple[int | None, int | None] | None
@@ -117,6 +118,41 @@ class Connection:
             raise ValueError("over is 'runs'")
         body = self._selection(runs, keys, experiment, filter, steps, time)
         return to_pandas(self._table("metrics/aggregate", body | {"stats": list(stats), "every": every}))
+
+    def runs(
+        self,
+        experiments: Any,
+        *,
+        filter: str | None = None,
+        columns: str | Sequence[str] | None = None,
+        order_by: str | Sequence[str] | None = None,
+        max_results: int | None = None,
+        run_view_type: View = "ACTIVE_ONLY",
+        as_: TableAs = "pandas",
+    ) -> Any:
+        """A table of runs: a row for each run of the experiments, in one call for up to 100,000 of them.
+
+        ``experiments`` is a name, an id, an MLflow experiment, or a list of these. ``columns`` are names or globs:
+        ``"params.*"``, ``"tags.team"``, ``"attributes.status"``, ``"metrics.loss"`` (the newest value),
+        ``"metrics.loss.min"`` (and ``max``, ``mean``, ``first``, ``count``), ``"metrics.loss.at(500)"``; none is every
+        attribute, param, tag and newest value. ``filter`` and ``order_by`` are MLflow's search syntax, in which these numbers
+        about metrics may be used too: ``"metrics.loss.min < 0.1 and params.lr = '0.1'"``. Names that are no plain words
+        stand in backticks there.
+
+        The frame's columns are named as in ``mlflow.search_runs``: ``run_id``, ``status``, ``params.lr``, ``metrics.loss``, …
+        ``start_time`` and ``end_time`` are times in UTC; what a run does not have is missing, which pandas cannot tell from
+        NaN, and Arrow and polars can. ``as_`` is ``"pandas"``, ``"polars"`` or ``"arrow"``.
+        """
+        table = read_table(
+            lambda body: self._table("runs", body),
+            experiment_ids(self._http, experiments),
+            filter_string=filter,
+            columns=columns,
+            order_by=order_by,
+            max_results=max_results,
+            run_view_type=run_view_type,
+        )
+        return table_result(table, as_)
 
     def tail(
         self, runs: Any = None, keys: Keys = None, *, experiment: Any = None, filter: str | None = None

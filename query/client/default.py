@@ -38,6 +38,11 @@ def aggregate(*args: Any, **options: Any) -> pd.DataFrame:
     return _connection().aggregate(*args, **options)
 
 
+def runs(*args: Any, **options: Any) -> Any:
+    """See ``Connection.runs``."""
+    return _connection().runs(*args, **options)
+
+
 def tail(*args: Any, **options: Any) -> Iterator[Point]:
     """See ``Connection.tail``."""
     return _connection().tail(*args, **options)

@@ -60,15 +60,20 @@ def as_result(table: pa.Table, as_: As) -> Any:
     if as_ == "arrow":
         return table
     if as_ == "polars":
-        try:
-            import polars
-        except ImportError as error:
-            raise ImportError("as_='polars' needs polars: pip install polars") from error
-        return polars.from_arrow(table)
+        return to_polars(table)
     if as_ not in ("pandas", "wide"):
         raise ValueError(f"as_ is 'pandas', 'polars', 'arrow' or 'wide', not {as_!r}")
     frame = to_pandas(table)
     return widen(frame) if as_ == "wide" else MetricsFrame(frame)
+
+
+def to_polars(table: pa.Table) -> Any:
+    """A polars frame. Raises ``ImportError`` without polars."""
+    try:
+        import polars
+    except ImportError as error:
+        raise ImportError("as_='polars' needs polars: pip install polars") from error
+    return polars.from_arrow(table)
 
 
 def to_pandas(table: pa.Table) -> pd.DataFrame:

@@ -37,17 +37,25 @@ def _ids(runs: Any) -> Iterable[str]:
     raise TypeError(f"not a run or a collection of runs: {type(runs).__name__}")
 
 
-def search_run_ids(http: Http, experiment: Any, filter_string: str | None) -> list[str]:
-    """The ids of all runs that MLflow's search finds, newest first.
+def experiment_ids(http: Http, experiments: Any) -> list[str]:
+    """The ids of experiments: a name, an id, an experiment, or a list of these; digits in a text are a name where an
+    experiment has it, else an id. Raises ``ServerError`` and ``ValueError``."""
+    alone = isinstance(experiments, str | int) or hasattr(experiments, "experiment_id")
+    named = [experiments] if alone else list(experiments)
+    if not named:
+        raise ValueError("no experiments")
+    return list(dict.fromkeys(_experiment_id(http, name) for name in named))
 
-    ``experiment`` is a name, an id, an experiment, or a list of these; digits in a text are a name where an
-    experiment has it, else an id. Raises ``ServerError`` and ``ValueError``.
+
+def search_run_ids(http: Http, experiment: Any, filter_string: str | None) -> list[str]:
+    """The ids of all runs that MLflow's search finds, newest first; ``experiment`` as in ``experiment_ids``.
+
+    Raises ``ServerError`` and ``ValueError``.
     """
     if experiment is None:
         raise ValueError("name runs, or an experiment to search")
-    named = [experiment] if isinstance(experiment, str | int) else list(experiment)
     body: dict[str, Any] = {
-        "experiment_ids": [_experiment_id(http, name) for name in named],
+        "experiment_ids": experiment_ids(http, experiment),
         "max_results": _PAGE,
         **({"filter": filter_string} if filter_string else {}),
     }

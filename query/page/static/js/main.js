@@ -8,6 +8,8 @@ import { dark, swatch } from "./palette.js";
 import { Pickers } from "./pickers.js";
 import * as server from "./server.js";
 import { EMPTY, fromQuery, toQuery } from "./state.js";
+import { Store } from "./store.js";
+import { TableView } from "./table/view.js";
 import { connectTools, showLive, showTools, tellTrouble } from "./tools.js";
 
 const CHOSEN_AT_FIRST = 5;
@@ -16,11 +18,11 @@ const CHARTS_AT_ONCE = 24;
 const LONGEST_NAMES = 1_500;
 const REFRESH_MS = 10_000;
 // Changes that one goes back over; others only replace the address.
-const STEPS = ["experiments", "runs", "keys", "x", "log", "bands"];
+const STEPS = ["view", "experiments", "runs", "keys", "x", "log", "bands", "cols", "sort", "group", "plot", "axes", "only"];
 
 class Page {
   constructor() {
-    this.state = fromQuery(location.search);
+    this.store = new Store(fromQuery(location.search));
     this.experiments = [];
     this.listed = [];
     this.runsKnown = false;
@@ -39,13 +41,19 @@ class Page {
       onState: (open) => showLive(open),
     });
     this._seen = new IntersectionObserver((entries) => this._scrolled(entries), { rootMargin: "300px" });
+    this._listen();
+    this.table = new TableView(this);
     this._connectTools();
+  }
+
+  get state() {
+    return this.store.state;
   }
 
   async start() {
     byId("mlflow").href = server.mlflowHome();
     showTools(this.state);
-    await this._guard(async () => {
+    await this.guard(async () => {
       const known = server.experiments().then((found) => (this.experiments = found));
       if (!this.state.experiments.length && this.state.runs.length) await this._experimentsOfRuns();
       await known;
@@ -58,23 +66,17 @@ class Page {
         this._put({ experiments: [newest.runs[0]?.experiment ?? this.experiments[0].id] });
       }
       this._pickers.showExperiments();
-      await this._loadRuns();
+      if (this.state.view === "table") await Promise.all([this.table.update(), this._showRuns()]);
+      else await this._loadRuns();
     });
     setInterval(() => document.hidden || this._refresh(), REFRESH_MS);
   }
 
-  /** Change the state, the address, and whatever shows them. */
-  async change(patch) {
-    const before = this.state;
-    const changed = Object.keys(patch).filter((name) => String(patch[name]) !== String(before[name]));
-    if (!changed.length) return;
+  /** Change the state, and with it the address and whatever shows it. */
+  change(patch) {
     // A zoom is in the units of its axis.
-    if (changed.includes("x")) Object.assign(patch, { from: null, to: null });
-    this._put(
-      patch,
-      changed.some((name) => STEPS.includes(name)),
-    );
-    await this._apply(before);
+    if (this.store.differences(patch).includes("x")) Object.assign(patch, { from: null, to: null });
+    return this.store.change(patch);
   }
 
   /** Choose a run, or leave it out. */
@@ -93,7 +95,7 @@ class Page {
   }
 
   async loadMoreRuns() {
-    await this._guard(async () => {
+    await this.guard(async () => {
       const found = await this._search({ token: this.moreRuns });
       this.listed.push(...found.runs);
       this.moreRuns = found.next;
@@ -101,34 +103,48 @@ class Page {
     });
   }
 
-  _put(patch, step = false) {
-    this.state = { ...this.state, ...patch };
-    const address = `${location.pathname}${toQuery(this.state) && `?${toQuery(this.state)}`}`;
+  /** What was found out: nobody has changed it, but the address holds it. */
+  _put(patch) {
+    this.store.put(patch);
+    this._showAddress();
+  }
+
+  _showAddress(step = false) {
+    const query = toQuery(this.state);
+    const address = `${location.pathname}${query && `?${query}`}`;
     if (step) history.pushState(null, "", address);
     else history.replaceState(null, "", address);
   }
 
-  /** Show a state that differs from the one before. */
-  async _apply(before) {
-    const { state } = this;
-    const differs = (name) => String(state[name]) !== String(before[name]);
-    showTools(this.state);
-    this._pickers.showState();
-    if (differs("experiments")) {
+  /** What shows which part of the state, in the order in which it is shown. */
+  _listen() {
+    const { store } = this;
+    store.on(Object.keys(EMPTY), (state, _, changed) => {
+      if (!this._travelling) this._showAddress(STEPS.some((name) => changed.has(name)));
+      showTools(state);
+      this._pickers.showState();
+    });
+    store.on(["experiments"], () => {
       this._emptied = false;
       this._pickers.showExperiments();
-    }
-    if (differs("experiments") || differs("filter")) await this._guard(() => this._loadRuns());
-    else if (differs("runs")) await this._guard(() => this._showRuns());
-    if (differs("keys")) {
+    });
+    store.on(["view", "experiments", "filter", "runs"], (state, _, changed) =>
+      this.guard(() => {
+        if (changed.has("experiments") || changed.has("filter")) this.runsKnown = false;
+        // The table is its own list.
+        return state.view === "curves" && !this.runsKnown ? this._loadRuns() : this._showRuns();
+      }),
+    );
+    store.on(["keys"], () => {
       this._room = CHARTS_AT_ONCE;
       this._showKeys();
       this._follow();
-    }
-    if (differs("from") || differs("to") || differs("x"))
-      this._eachSeen((chart) => (chart.loadDetail(), chart.loadBand()));
-    else if (differs("bands")) this._eachSeen((chart) => chart.loadBand());
-    if (differs("smooth") || differs("log") || differs("x")) this._eachSeen((chart) => chart.draw());
+    });
+    store.on(["from", "to", "x", "bands"], (_, __, changed) => {
+      const zoomed = changed.has("from") || changed.has("to") || changed.has("x");
+      this._eachSeen((chart) => (zoomed && chart.loadDetail(), chart.loadBand()));
+    });
+    store.on(["smooth", "log", "x"], () => this._eachSeen((chart) => chart.draw()));
   }
 
   _eachSeen(act) {
@@ -194,6 +210,7 @@ class Page {
     this._emptied = !this.chosen.length && this.listed.length > 0;
     this._showLegend();
     this._pickers.showRuns();
+    this.table.showChosen();
     if (before !== this.chosen.map((run) => run.id).join()) await this._follow();
     this._showKeys();
     if (before !== this.chosen.map((run) => run.id).join()) this._reloadCharts();
@@ -332,7 +349,8 @@ class Page {
     if (server.away.count || this._refreshing) return;
     this._refreshing = true;
     try {
-      await this._guard(async () => {
+      await this.guard(async () => {
+        if (this.state.view === "table") return this.table.refresh();
         const ended = new Set(this.chosen.filter((run) => run.status === "RUNNING").map((run) => run.id));
         const asked = [this.state.experiments, this.state.filter].join();
         const found = await this._search();
@@ -359,12 +377,14 @@ class Page {
     dark.addEventListener("change", () => {
       this._showLegend();
       this._pickers.showRuns();
+      this.table.showChosen();
       this._eachSeen((chart) => chart.draw());
     });
     addEventListener("popstate", () => {
-      const before = this.state;
-      this.state = { ...EMPTY, ...fromQuery(location.search) };
-      this._apply(before);
+      this._travelling = true;
+      const told = this.store.change({ ...EMPTY, ...fromQuery(location.search) });
+      this._travelling = false;
+      return told;
     });
     new ResizeObserver(() => this._eachSeen((chart) => chart.fit())).observe(byId("charts"));
     server.away.listener = (isAway) => {
@@ -372,7 +392,7 @@ class Page {
     };
   }
 
-  async _guard(work) {
+  async guard(work) {
     try {
       await work();
       if (!server.away.count && this._guarded) tellTrouble("");

@@ -91,6 +91,7 @@ export async function experiments() {
  * @param {{signal?: AbortSignal, token?: string, limit?: number}} options
  */
 export async function searchRuns(experimentIds, filter, { signal, token, limit = 100 } = {}) {
+  if (BEYOND_MLFLOW.test(filter)) return searchBeyond(experimentIds, filter, { signal, token, limit });
   const body = {
     experiment_ids: experimentIds,
     filter,
@@ -100,6 +101,20 @@ export async function searchRuns(experimentIds, filter, { signal, token, limit =
   };
   const answer = await ask(`${MLFLOW}/runs/search`, { body, signal });
   return { runs: (answer.runs ?? []).map(shortened), next: answer.next_page_token };
+}
+
+const BEYOND_MLFLOW = /\bmetrics?\.\S+\.(min|max|mean|first|last|count|at\(-?\d+\))\s*[<>=!]/i;
+
+/** The same for a filter about series, which MLflow's own search does not know. */
+async function searchBeyond(experimentIds, filter, { signal, token, limit }) {
+  const order = ["attributes.start_time DESC"];
+  const body = { experiment_ids: experimentIds, filter, order_by: order, max_results: limit, page_token: token };
+  const { columns, next_page_token: next } = await runTable({ ...body, columns: [] }, signal);
+  const ids = columns[0].values;
+  if (!ids.length) return { runs: [], next };
+  const named = `attributes.run_id IN (${ids.map((id) => `'${id}'`).join(", ")})`;
+  const found = await searchRuns(experimentIds, named, { signal, limit });
+  return { runs: found.runs, next };
 }
 
 /** One run. */
@@ -127,6 +142,13 @@ export function asFilter(text) {
   return `attributes.run_name ILIKE ${quote}%${trimmed.replaceAll(quote, "%")}%${quote}`;
 }
 
+/**
+ * One page of runs as columns: `{columns: [{name, type, values}], next_page_token}`.
+ * @param {object} body
+ * @param {AbortSignal} [signal]
+ */
+export const runTable = (body, signal) => ask(`${OWN}/runs`, { body, signal });
+
 /** Points of Runstream's own API: rows of `{run_id, key, step, timestamp, value}`. */
 export const points = (body, signal) => ask(`${OWN}/metrics/query`, { body, signal });
 
@@ -144,5 +166,6 @@ export function liveAddress(runIds, keys, lastEventId) {
 
 /** MLflow's own pages. */
 export const mlflowHome = () => `${PREFIX}/`;
+/** @param {{id: string, experiment: string}} run */
 export const mlflowRun = (run) =>
   `${PREFIX}/#/experiments/${encodeURIComponent(run.experiment)}/runs/${encodeURIComponent(run.id)}`;

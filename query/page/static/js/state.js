@@ -2,9 +2,16 @@
 
 export const X_AXES = ["step", "time", "relative"];
 export const BANDS = ["off", "minmax", "p10p90"];
+export const VIEWS = ["curves", "table"];
+export const PLOTS = ["off", "scatter", "parallel"];
 
-/** Nothing chosen yet. `from` and `to` are the zoom, in the units of `x` (steps, Unix ms, seconds). */
+/**
+ * Nothing chosen yet. `from` and `to` are the zoom, in the units of `x` (steps, Unix ms, seconds). Of the table: `cols` are names of
+ * columns or globs, `sort` names with a minus where they descend, `group` names, `axes` and `shade` the picture's columns,
+ * `only` whether the chosen runs alone are shown.
+ */
 export const EMPTY = {
+  view: "curves",
   experiments: [],
   filter: "",
   runs: [],
@@ -15,14 +22,31 @@ export const EMPTY = {
   bands: "off",
   from: null,
   to: null,
+  cols: ["attributes.start_time", "params.*", "metrics.*"],
+  sort: [],
+  group: [],
+  plot: "off",
+  axes: [],
+  shade: "",
+  only: false,
 };
+
+/**
+ * @typedef {{view: string, experiments: string[], filter: string, runs: string[], keys: string[], smooth: number, x: string,
+ *   log: boolean, bands: string, from: number | null, to: number | null, cols: string[], sort: string[], group: string[],
+ *   plot: string, axes: string[], shade: string, only: boolean}} State
+ */
 
 const list = (text) => (text ? text.split(",").filter(Boolean) : []);
 const oneOf = (known, text) => (known.includes(text) ? text : known[0]);
 const finite = (text) =>
   text === null || text === "" || !Number.isFinite(Number(text)) ? null : Number(text);
 
-/** The state of a query string; whatever makes no sense there is as if it were not there. */
+/**
+ * The state of a query string; whatever makes no sense there is as if it were not there.
+ * @param {string} query
+ * @returns {State}
+ */
 export function fromQuery(query) {
   const fields = new URLSearchParams(query);
   const smooth = finite(fields.get("smooth")) ?? 0;
@@ -39,8 +63,18 @@ export function fromQuery(query) {
     bands: oneOf(BANDS, fields.get("bands")),
     from,
     to,
+    view: oneOf(VIEWS, fields.get("view")),
+    cols: fields.has("cols") ? list(fields.get("cols")) : EMPTY.cols,
+    sort: list(fields.get("sort")),
+    group: list(fields.get("group")),
+    plot: oneOf(PLOTS, fields.get("plot")),
+    axes: list(fields.get("axes")),
+    shade: fields.get("shade") ?? "",
+    only: fields.get("only") === "1",
   };
 }
+
+const TABLE_LISTS = ["cols", "sort", "group", "axes"];
 
 /** The query string of a state; only what differs from the usual. */
 export function toQuery(state) {
@@ -59,6 +93,12 @@ export function toQuery(state) {
     fields.set("from", String(state.from));
     fields.set("to", String(state.to));
   }
+  set("view", state.view === EMPTY.view ? "" : state.view);
+  for (const name of TABLE_LISTS)
+    if (String(state[name]) !== String(EMPTY[name])) fields.set(name, state[name].join(","));
+  set("plot", state.plot === "off" ? "" : state.plot);
+  set("shade", state.shade);
+  set("only", state.only ? "1" : "");
   // Commas and slashes are fine in a query, and easier to read as they are.
   return fields.toString().replaceAll("%2C", ",").replaceAll("%2F", "/");
 }

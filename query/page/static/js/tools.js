@@ -20,7 +20,9 @@ function tick(selector) {
 }
 
 /** Show a state in the tools. */
-export function showTools({ smooth, x, log, bands, from }) {
+export function showTools({ view, smooth, x, log, bands, from }) {
+  document.body.dataset.view = view;
+  tick(`input[name="view"][value="${view}"]`);
   byId("smooth").value = smooth;
   byId("smooth-value").textContent = smooth ? smooth.toFixed(2) : "off";
   tick(`input[name="x"][value="${x}"]`);
@@ -38,6 +40,9 @@ export function connectTools(change) {
   on(byId("smooth"), "input", ({ value }) => ({ smooth: Number(value) }));
   on(byId("bands"), "change", ({ value }) => ({ bands: value }));
   on(byId("unzoom"), "click", () => ({ from: null, to: null }));
+  for (const radio of document.querySelectorAll('input[name="view"]')) {
+    on(radio, "change", ({ value }) => ({ view: value }));
+  }
   for (const radio of document.querySelectorAll('input[name="x"]')) {
     on(radio, "change", ({ value }) => ({ x: value }));
   }
