@@ -134,14 +134,15 @@ class Connection:
 
         ``experiments`` is a name, an id, an MLflow experiment, or a list of these. ``columns`` are names or globs:
         ``"params.*"``, ``"tags.team"``, ``"attributes.status"``, ``"metrics.loss"`` (the newest value),
-        ``"metrics.loss.min"`` (and ``max``, ``mean``, ``first``, ``count``), ``"metrics.loss.at(500)"``; none is every
-        attribute, param, tag and newest value. ``filter`` and ``order_by`` are MLflow's search syntax, in which these numbers
-        about metrics may be used too: ``"metrics.loss.min < 0.1 and params.lr = '0.1'"``. Names that are no plain words
-        stand in backticks there.
+        ``"metrics.loss.min"`` (and ``max``, ``mean``, ``first``, ``count``), ``"metrics.loss.at(500)"``; none is
+        every attribute, param, tag and newest value. ``filter`` and ``order_by`` are MLflow's search syntax, in
+        which these numbers about metrics may be used too: ``"metrics.loss.min < 0.1 and params.lr = '0.1'"``.
+        Names that are no plain words stand in backticks there.
 
-        The frame's columns are named as in ``mlflow.search_runs``: ``run_id``, ``status``, ``params.lr``, ``metrics.loss``, …
-        ``start_time`` and ``end_time`` are times in UTC; what a run does not have is missing, which pandas cannot tell from
-        NaN, and Arrow and polars can. ``as_`` is ``"pandas"``, ``"polars"`` or ``"arrow"``.
+        The frame's columns are named as in ``mlflow.search_runs``: ``run_id``, ``status``, ``params.lr``,
+        ``metrics.loss``, … ``start_time`` and ``end_time`` are times in UTC; what a run does not have is missing,
+        which pandas cannot tell from NaN, and Arrow and polars can. ``as_`` is ``"pandas"``, ``"polars"`` or
+        ``"arrow"``.
         """
         table = read_table(
             lambda body: self._table("runs", body),

@@ -4,7 +4,7 @@ import { moment, tick } from "../format.js";
 
 const MOST_TEXTS = 30;
 // Beyond this ratio of the largest to the smallest of positive values an axis is logarithmic: learning rates, losses.
-const RATIO = 1_000;
+const RATIO = 100;
 
 /**
  * @param {import("./frame.js").Column | undefined} column
