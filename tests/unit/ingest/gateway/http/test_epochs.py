@@ -12,6 +12,7 @@ from runstream.ingest.gateway.http import epochs as module
 from runstream.ingest.gateway.http.epochs import Epochs
 from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.holding import Holding
+from runstream.ingest.gateway.http.rights import Rights
 from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
 from runstream.schemas.errors import RunstreamError
 
@@ -52,6 +53,7 @@ class Lost:
     def __init__(self, error: RunstreamError, *, is_here: bool) -> None:
         self._error = error
         self._is_here = is_here
+        self.rights = Rights(ttl_s=1, stale_s=1, epoch=int)
 
     def store(self, identity: object) -> Lost | None:
         return self if self._is_here else None
