@@ -1,5 +1,7 @@
 /** What is looked at, as the page's address keeps it: whoever opens the address sees the same. */
 
+import { canonical } from "./table/names.js";
+
 export const X_AXES = ["step", "time", "relative"];
 export const BANDS = ["off", "minmax", "p10p90"];
 export const VIEWS = ["curves", "table"];
@@ -38,6 +40,8 @@ export const EMPTY = {
  */
 
 const list = (text) => (text ? text.split(",").filter(Boolean) : []);
+const names = (text) =>
+  list(text).map((name) => (name.startsWith("-") ? `-${canonical(name.slice(1))}` : canonical(name)));
 const oneOf = (known, text) => (known.includes(text) ? text : known[0]);
 const finite = (text) =>
   text === null || text === "" || !Number.isFinite(Number(text)) ? null : Number(text);
@@ -65,11 +69,11 @@ export function fromQuery(query) {
     to,
     view: oneOf(VIEWS, fields.get("view")),
     cols: fields.has("cols") ? list(fields.get("cols")) : EMPTY.cols,
-    sort: list(fields.get("sort")),
-    group: list(fields.get("group")),
+    sort: names(fields.get("sort")),
+    group: names(fields.get("group")),
     plot: oneOf(PLOTS, fields.get("plot")),
-    axes: list(fields.get("axes")),
-    shade: fields.get("shade") ?? "",
+    axes: names(fields.get("axes")),
+    shade: names(fields.get("shade"))[0] ?? "",
     only: fields.get("only") === "1",
   };
 }
