@@ -154,11 +154,12 @@ class Scan(NamedTuple):
     skipped: int
 
 
-def scan(buffer: bytes, *, final: bool = True, trusted: bool = False) -> Scan:
+def scan(buffer: bytes, *, final: bool = True, trusted: bool = False, whole: bool = False) -> Scan:
     """Find the frames in ``buffer``, which begins at a frame's start.
 
     ``final``: nothing will follow, so that a torn frame at the end is damage; otherwise it waits for its rest.
     ``trusted``: frames of points need no check, for this process wrote them itself.
+    ``whole``: damage is an error, and nothing is looked for behind it, which could take long.
     Raises ``BadRecordError`` for frames of a newer version.
     """
     frames: list[Frame] = []
@@ -170,6 +171,8 @@ def scan(buffer: bytes, *, final: bool = True, trusted: bool = False) -> Scan:
             frames.append(frame)
             at = frame.end
             continue
+        if whole:
+            break
         found = _resume(buffer, at)
         if found is None:
             if not final and _may_grow(buffer, at):
@@ -177,6 +180,8 @@ def scan(buffer: bytes, *, final: bool = True, trusted: bool = False) -> Scan:
             found = size if final else max(at + 1, size - HEADER_BYTES + 1)
         skipped += found - at
         at = found
+    if whole and at < size:
+        raise BadRecordError(f"no whole, sound frame begins at byte {at} of {size}")
     if final:
         skipped += size - at
         at = size
@@ -275,7 +280,7 @@ def decode_json(buffer: bytes, frame: Frame) -> dict[str, Any]:
     """The object of a JSON frame; raises ``BadRecordError`` if it is none."""
     try:
         value = json.loads(payload(buffer, frame))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRecordError(f"a frame of kind {frame.kind} does not hold JSON: {error}") from error
     if not isinstance(value, dict):
         raise BadRecordError(f"a frame of kind {frame.kind} does not hold a JSON object")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,33 @@ class RunColumns:
         """Put them into a queue record."""
         builder.add_columns(self.run_id, self.names, self.codes, self.steps, self.timestamps, self.values)
 
+    @classmethod
+    def joined(cls, parts: Sequence[RunColumns]) -> RunColumns:
+        """One after the other: points of one run, under one list of names."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        return cls(
+            first.run_id,
+            first.names,
+            np.concatenate([part.codes for part in parts]),
+            np.concatenate([part.steps for part in parts]),
+            np.concatenate([part.timestamps for part in parts]),
+            np.concatenate([part.values for part in parts]),
+        )
+
     def cut(self, most: int) -> Iterator[RunColumns]:
-        """The same in pieces of at most ``most`` points."""
+        """The same in pieces of at most ``most`` points, each with about as many names as it needs."""
         for at in range(0, len(self), most):
-            yield self.between(at, at + most)
+            yield self.between(at, at + most).compact()
+
+    def compact(self) -> RunColumns:
+        """The same without names that no point has, if there are more names than points: names cost for each piece."""
+        if len(self.names) <= len(self):
+            return self
+        used, codes = np.unique(self.codes, return_inverse=True)
+        names = [self.names[place] for place in used.tolist()]
+        return replace(self, names=names, codes=codes.astype(np.uint32))
 
     def between(self, start: int, end: int) -> RunColumns:
         """Those from ``start`` to before ``end``, without a copy."""

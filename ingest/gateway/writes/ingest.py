@@ -15,9 +15,10 @@ import orjson
 
 from runstream.ingest.gateway.http.admission import Admission, Identity, RefusedError
 from runstream.ingest.gateway.http.handling import Call, Outcome, Routes, json_outcome
+from runstream.ingest.gateway.writes.arrow import read_arrow
 from runstream.ingest.gateway.writes.batching import Batcher
 from runstream.ingest.gateway.writes.columns import RunColumns
-from runstream.ingest.gateway.writes.frames import read_arrow, read_frames
+from runstream.ingest.gateway.writes.frames import read_frames
 from runstream.schemas import frame
 from runstream.schemas.errors import BadRecordError, MlflowError
 from runstream.schemas.mlflow.names import KnownNames, check_length, check_name, is_run_id
@@ -31,6 +32,12 @@ _POINTS_PER_RECORD = 10_000
 _LARGE_BYTES = 128 << 10
 # Packed frames may grow to this many times the largest body.
 _GROWTH = 4
+# Bodies are decoded in threads, no more of them at a time than this: each may grow.
+_DECODING = 2
+# Each run of a request has its verdict asked for.
+_MOST_RUNS = 10_000
+# The other requests get their turn after so many pieces.
+_PIECES_A_TURN = 16
 
 
 class Ingest:
@@ -49,6 +56,7 @@ class Ingest:
         self._max_body_bytes = max_body_bytes
         self._creates = creates
         self._names = KnownNames()
+        self._decoding = asyncio.Semaphore(_DECODING)
 
     def offers(self) -> dict[str, Any]:
         """What this route takes, for clients to find out."""
@@ -85,25 +93,33 @@ class Ingest:
         most = _GROWTH * self._max_body_bytes
         try:
             if len(body) > _LARGE_BYTES:
-                found = await asyncio.to_thread(read, body, most)
+                async with self._decoding:
+                    found = await asyncio.to_thread(read, body, most)
             else:
                 found = read(body, most)
         except BadRecordError as error:
             raise MlflowError(str(error)) from error
+        del body
+        runs = {run.run_id for run in found}
+        if len(runs) > _MOST_RUNS:
+            raise MlflowError(f"points of {len(runs)} runs; a request may hold those of {_MOST_RUNS}")
         refused: list[dict[str, str]] = []
-        allowed = await self._allowed({run.run_id for run in found}, identity, refused)
+        allowed = await self._allowed(runs, identity, refused)
         waiting: set[asyncio.Future[None]] = set()
         stored = 0
-        for run in found:
-            if run.run_id in allowed:
-                good = self._checked(run, refused)
+        pieces = (piece for run in found if run.run_id in allowed for piece in run.cut(_POINTS_PER_RECORD))
+        for number, piece in enumerate(pieces, 1):
+            good = self._checked(piece, refused)
+            if len(good):
                 stored += len(good)
-                for part in good.cut(_POINTS_PER_RECORD):
-                    waiting.add(self._batcher.add_nowait(part))
+                waiting.add(self._batcher.add_nowait(good))
+            if number % _PIECES_A_TURN == 0:
+                await asyncio.sleep(0)
+        found.clear()
         for durable in waiting:
             # Shared with other requests: never cancelled.
             await asyncio.shield(durable)
-        return {"stored": stored, "refused": refused}
+        return {"stored": stored, "refused": _each_once(refused)}
 
     async def _allowed(
         self, run_ids: set[str], identity: Identity, refused: list[dict[str, str]]
@@ -130,11 +146,12 @@ class Ingest:
         kept = None
         if not self._names.all_valid(run.names):
             bad = []
-            for place, name in enumerate(run.names):
-                if (reason := _wrong(name)) is not None:
+            used = np.zeros(len(run.names), np.bool_)
+            used[run.codes] = True
+            for place in np.flatnonzero(used).tolist():
+                if (reason := _wrong(name := run.names[place])) is not None:
                     bad.append(place)
-                    if (run.codes == place).any():
-                        refused.append(_no(run.run_id, "INVALID_PARAMETER_VALUE", reason, name))
+                    refused.append(_no(run.run_id, "INVALID_PARAMETER_VALUE", reason, name))
             kept = ~np.isin(run.codes, bad)
         if len(run) and int(run.timestamps.min()) < 0:
             early = run.timestamps < 0
@@ -155,6 +172,11 @@ def _wrong(name: str) -> str | None:
     except MlflowError as error:
         return error.message
     return None
+
+
+def _each_once(refused: list[dict[str, str]]) -> list[dict[str, str]]:
+    """What several pieces of a body say of one name is said once."""
+    return list({(one["run_id"], one.get("key"), one["reason"]): one for one in refused}.values())
 
 
 def _no(run_id: str, code: str, reason: str, key: str | None = None) -> dict[str, str]:

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from runstream.ingest.gateway.http.admission import Admission, RefusedError
 from runstream.ingest.gateway.http.upstream import Answer
+from runstream.ingest.gateway.writes.arrow import read_arrow
 from runstream.ingest.gateway.writes.batching import Batcher
-from runstream.ingest.gateway.writes.frames import read_arrow, read_frames
+from runstream.ingest.gateway.writes.frames import read_frames
 from runstream.ingest.gateway.writes.ingest import FRAMES, Ingest
 from runstream.ingest.queue.protocol import Producer
 from runstream.schemas import frame
@@ -185,9 +186,9 @@ async def test_many_points_at_once_are_cut_into_records_of_their_own_size() -> N
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b"x" * 40, "no whole, sound frames"),
+        (b"x" * 40, "no whole, sound frame"),
         (frame.points_encoder(1)(1, 1, 1.0, 0), "whose they are"),
-        (body_of([(RUN, "a", 1, 1, 1.0)])[:-8], "no whole, sound frames"),
+        (body_of([(RUN, "a", 1, 1, 1.0)])[:-8], "no whole, sound frame"),
         (
             frame.encode_json(frame.FILE, {"run_id": RUN}) + frame.points_encoder(1)(1, 1, 1.0, 9),
             "outside its dictionary",
