@@ -131,8 +131,12 @@ def test_the_python_that_is_copied_gives_what_is_shown(tab: Any, data: Data) -> 
     tab.goto(data.address(cols="params.*,metrics.val/loss.min", sort="-metrics.val/loss.min"))
     until(tab, WHOLE)
     shown = pd.read_csv(io.StringIO(tab.evaluate("() => runstreamPage.table.csv()")))
-    names: dict[str, Any] = {}
-    exec(tab.evaluate("() => runstreamPage.table.pandas()"), names)
+    code = tab.evaluate("() => runstreamPage.table.pandas()")
+    named = f'runstream.connect("{data.url}")'
+    assert named in code
+    with runstream.connect(data.url) as server:
+        names: dict[str, Any] = {"server": server}
+        exec(code.replace(named, "server"), names)
     frame = names["df"]
     assert list(frame["run_id"]) == list(shown["attributes.run_id"])
     assert list(frame["metrics.`val/loss`.min"]) == list(shown["metrics.`val/loss`.min"])

@@ -46,7 +46,7 @@ class TableRoutes:
     def add_to(self, routes: Routes, prefix: str) -> None:
         """Serve the route."""
         for base in {"", prefix}:
-            routes.add("POST", f"{base}{_PATH}", self.table, name="table")
+            routes.add("POST", f"{base}{_PATH}", self.table, name="table", own_page=True)
 
     async def table(self, call: Call) -> Outcome:
         """One page of a table."""

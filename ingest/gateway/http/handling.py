@@ -70,11 +70,13 @@ Handler = Callable[[Call], Result]
 @dataclass(frozen=True, slots=True)
 class Route:
     """``name`` is what its requests are counted under. ``any_host`` routes know their callers by a secret, so
-    MLflow's rules about hosts and origins do not matter for them."""
+    MLflow's rules about hosts and origins do not matter for them. ``own_page`` routes are Runstream's alone, and
+    its page may ask them too: browsers send their page's origin with every POST."""
 
     name: str
     handler: Handler
     any_host: bool = False
+    own_page: bool = False
 
 
 OK = Outcome(headers={"Content-Type": answers.JSON, "X-Content-Type-Options": "nosniff"})
@@ -112,9 +114,18 @@ class Routes:
         self._retry_after_s = retry_after_s
         self._decompressing = asyncio.Semaphore(_DECOMPRESSING)
 
-    def add(self, method: str, path: str, handler: Handler, *, name: str, any_host: bool = False) -> None:
+    def add(
+        self,
+        method: str,
+        path: str,
+        handler: Handler,
+        *,
+        name: str,
+        any_host: bool = False,
+        own_page: bool = False,
+    ) -> None:
         """Serve a path, as ``target.Target.path`` spells it. See ``Route``."""
-        self.by_address[method, path] = Route(name, handler, any_host)
+        self.by_address[method, path] = Route(name, handler, any_host, own_page)
 
     def add_mlflow(self, method: str, path: str, handler: Handler, *, prefix: str) -> None:
         """Serve a path below MLflow's API, such as ``runs/log-batch``; its last part is its name."""

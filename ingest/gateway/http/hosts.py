@@ -33,9 +33,11 @@ class HostRules:
             self._private = _PRIVATE
         self._known: dict[str, bool] = {}
 
-    def serves(self, request: web.Request) -> bool:
-        """Whether a gateway route may answer this request by itself."""
-        return "Origin" not in request.headers and self.allows(request.headers.get("Host", ""))
+    def serves(self, request: web.Request, *, own_page: bool = False) -> bool:
+        """Whether a gateway route may answer this request by itself; with ``own_page``, one of a page that this very
+        host has served as well."""
+        host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+        return self.allows(host) and (origin is None or (own_page and origin.partition("://")[2] == host))
 
     def allows(self, host: str) -> bool:
         """Whether the rules allow this Host header; remembered, for a client sends the same one each time."""

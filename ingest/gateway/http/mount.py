@@ -148,7 +148,7 @@ class MountedRoutes:
 
     def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            if not route.any_host and not self._hosts.serves(request):
+            if not route.any_host and not self._hosts.serves(request, own_page=route.own_page):
                 return await self._relay(request)
             try:
                 body = await request.read()
