@@ -106,8 +106,8 @@ class JsonErrors(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """See ``web.RequestHandler``. A sender's mistake is no line in the log."""
-        if status >= 500:
+        """See ``web.RequestHandler``. A sender's mistake is no line in the log, nor is one who has gone."""
+        if status >= 500 and not isinstance(exc, ConnectionResetError):
             _log.error("a request failed", exc_info=exc, extra={"path": request.path})
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun, so nothing else can be said")

@@ -181,7 +181,7 @@ class ArtifactRoutes:
                 if self._line is not None and isinstance(error, StoreUnavailableError) and error.nothing_done:
                     self._line.failed(error)  # which says for how long
                 response = responses.of_error(error, self._config.retry_after_s, detail=detail)
-            except (asyncio.CancelledError, web.HTTPException):
+            except (asyncio.CancelledError, web.HTTPException, ConnectionResetError):
                 raise
             except Exception:
                 _log.exception("an artifact request failed", extra={"route": route})
@@ -327,7 +327,7 @@ async def _fields(request: web.Request, *required: str) -> dict[str, Any]:
         raise ArtifactTooLargeError("The request body is too large")
     try:
         fields = json.loads(await request.read() or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MlflowError("The request body is not JSON") from error
     if not isinstance(fields, dict):
         raise MlflowError("The request body is not a JSON object")

@@ -155,3 +155,13 @@ async def test_limits_hold_for_old_clients(site: tuple[str, Behind], workspace: 
             writer.close()
             assert list(behind.stored.values()) in ([], [LIMIT])
             assert status == 200 or not behind.stored
+
+
+async def test_what_is_no_json_is_the_callers_mistake(site: tuple[str, Behind]) -> None:
+    url, _ = site
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+        for body in (b"[" * 60_000, b'{"a":' * 20_000, b"\xff", b"null"):
+            async with session.post(f"{url}{BASE}/mpu/create/1/r/artifacts/f", data=body) as answer:
+                # 501 where the MLflow server has to answer, whose uploads in parts pass by the limits.
+                assert answer.status in (400, 501), (body[:9], await answer.text())
+                assert "error_code" in await answer.json()
