@@ -11,7 +11,8 @@ class WriterConfig:
 
     A block is inserted at ``max_rows`` or ``max_bytes`` (of points in memory), when somebody waits for it
     (``flush_until``, or a flush marker in the queue), and else after ``linger_s``, or ``max_linger_s``
-    while a tenth of ``max_rows`` or more came in meanwhile. Within ``readers_s`` of somebody's waiting,
+    while a tenth of ``max_rows`` or more came in meanwhile. While an insert is under way the next block may grow to
+    ``behind_factor`` times ``max_rows``. Within ``readers_s`` of somebody's waiting,
     ``readers_rows`` holds instead of ``max_rows``. At most two blocks are held. After a poll that
     brought less than a quarter of ``poll_bytes`` the next one waits ``poll_pause_s``. Newest values are
     written beside the inserts, with a pause of ``latest_pause`` times what the last write took, unless somebody
@@ -19,6 +20,7 @@ class WriterConfig:
     """
 
     max_rows: int = 300_000
+    behind_factor: int = 4
     readers_rows: int = 75_000
     readers_s: float = 1.0
     max_bytes: int = 64 << 20

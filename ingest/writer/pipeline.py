@@ -313,14 +313,18 @@ class Writer:
             return float("inf")
         if not self._room.is_set() or batch.flush or self._stopping or self._waiters.wanted(Step.INSERTED):
             return 0
+        if batch.rows >= self._max_rows():
+            return 0
         busy = batch.rows * 10 >= config.max_rows
         return batch.started_at + (config.max_linger_s if busy else config.linger_s) - now
 
     def _max_rows(self) -> int:
-        """Smaller blocks while there are readers: each waits for the block under way, then for its own."""
+        """Smaller blocks while there are readers: each waits for the block under way, then for its own. Larger ones
+        behind an insert, while more comes in than inserts keep up with: fewer parts are cheaper to merge."""
         config = self.config
-        readers = self._monotonic() - self._waited_at < config.readers_s
-        return min(config.max_rows, config.readers_rows) if readers else config.max_rows
+        if self._monotonic() - self._waited_at < config.readers_s:
+            return min(config.max_rows, config.readers_rows)
+        return config.max_rows if self._in_flight is None else config.max_rows * config.behind_factor
 
     def _settle_in(self, now: float) -> float:
         """Seconds until newest values should be written and offsets committed."""
