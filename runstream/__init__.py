@@ -63,10 +63,17 @@ __all__ = [*_CLIENT, *_OF_DEFAULT, *_OF_TRAINING]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _CLIENT:
-        return getattr(import_module("runstream.query.client"), name)
-    if name in _OF_DEFAULT:
-        return getattr(import_module("runstream.query.client.default"), name)
+    if name in _CLIENT or name in _OF_DEFAULT:
+        try:
+            return getattr(
+                import_module(f"runstream.query.client{'' if name in _CLIENT else '.default'}"), name
+            )
+        except ModuleNotFoundError as error:
+            if error.name not in ("httpx", "numpy", "pandas", "pyarrow"):
+                raise
+            raise ImportError(
+                f"runstream.{name} needs {error.name}: pip install 'runstream[notebook]' (Python 3.11 or newer)"
+            ) from None
     if name in _OF_TRAINING:
         return getattr(import_module("runstream.ingest.client.run"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runstream.ingest.client import lifecycle
-from runstream.ingest.client.link import Link
+from runstream.ingest.client.link import Link, current_workspace
 from runstream.ingest.client.sender import Sender
 from runstream.ingest.client.settings import SpoolSettings
 from runstream.ingest.client.spool import RunSpool, now_ms, run_folder
@@ -46,6 +46,17 @@ class SpoolStatus:
     refused: dict[str, str] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
 
+    def numbers(self) -> dict[str, float]:
+        """What a chart of it shows: bytes that wait, points dropped, names refused, other errors, and for how many
+        seconds the server has not taken anything."""
+        return {
+            "spool_waiting_bytes": float(self.waiting_bytes),
+            "spool_dropped_points": float(self.dropped),
+            "spool_refused": float(len(self.refused)),
+            "spool_errors": float(len(self.errors)),
+            "spool_away_seconds": self.state_s if self.state in ("away", "denied") else 0.0,
+        }
+
 
 class Client:
     """Thread-safe. In a forked child everything of the parent's is let go (``lifecycle``)."""
@@ -58,6 +69,7 @@ class Client:
         # True: by ``runstream.start_run``; MLflow has an exit handler for its own.
         self.running: dict[str, bool] = {}
         self.errors: dict[str, str] = {}
+        self._created = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -92,7 +104,7 @@ class Client:
             if spool is None:
                 spool = self.spools[run_id] = RunSpool(
                     run_folder(self.settings.folder, run_id),
-                    {"run_id": run_id, "uri": self.uri},
+                    self._about(run_id),
                     self.complain,
                     sync=self.settings.sync,
                     may_grow=self._has_room,
@@ -102,11 +114,17 @@ class Client:
                     self.sender.start()
             return spool
 
+    def _about(self, run_id: str) -> dict[str, Any]:
+        about = {"run_id": run_id, "uri": self.uri}
+        if workspace := current_workspace():
+            about["workspace"] = workspace
+        return about
+
     def status_record(
         self, run_id: str, status: str | None, end_time_ms: int | None, run_name: str | None = None
     ) -> None:
         """Spool what a run's status (or name) is; the record is written when this returns."""
-        value: dict[str, Any] = {}
+        value: dict[str, Any] = {"time_ms": now_ms()}
         if status is not None:
             value["status"] = status
         if end_time_ms is not None:
@@ -143,10 +161,14 @@ class Client:
         self._past = [(path, whole) for path, whole in self._past if path.exists()]
 
     def new_run_id(self) -> str:
-        """An id for a run that is created here; the same one again for the same RUNSTREAM_RUN_KEY."""
-        if self.settings.run_key:
-            return uuid.uuid5(_KEY_SPACE, f"{self.uri}\n{self.settings.run_key}").hex
-        return uuid.uuid4().hex
+        """An id for a run that is created here. With RUNSTREAM_RUN_KEY the first, second, … run that a process creates
+        gets the same ids again in every process with that key."""
+        if not self.settings.run_key:
+            return uuid.uuid4().hex
+        with self._lock:
+            number, self._created = self._created, self._created + 1
+        named = f"{self.uri}\n{self.settings.run_key}" + (f"\n{number}" if number else "")
+        return uuid.uuid5(_KEY_SPACE, named).hex
 
     # --- delivery ----------------------------------------------------------------------------------------------
 

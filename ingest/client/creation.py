@@ -7,20 +7,29 @@ other MLflow server chooses ids itself: there the run carries its first id in a 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from runstream.ingest.client.link import MLFLOW, Link, RefusedError
+from runstream.ingest.client.agreement import may_create
+from runstream.ingest.client.link import MLFLOW, BusyError, Link, NotYetError, RefusedError
+from runstream.ingest.client.spool import run_folder
 
 OWN = "/api/1.0/runstream"
 ID_TAG = "runstream.run_id"
+_PARENT_TAG = "mlflow.parentRunId"
 
 
-def create(link: Link, wanted: Mapping[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
+def create(
+    link: Link, wanted: Mapping[str, Any], renamed: dict[str, str], spool: Path | None = None
+) -> dict[str, Any]:
     """Create what a CREATE record names, unless it is there already; the server's answer.
 
     ``wanted`` is ``{"what": "experiment" | "run" | "model", "body": …, "experiment": {"id", "name"}}``. Ids that turn
-    out to be others are noted in ``renamed``. Raises ``RefusedError`` for what the server will never take.
+    out to be others are noted in ``renamed``. ``spool`` is where senders of the same run agree on which of them creates
+    it; ``None``: nobody else can know of this run yet.
+
+    Raises ``RefusedError`` for what the server will never take, ``NotYetError`` where something else comes first.
     """
     body = dict(wanted["body"])
     if wanted["what"] == "experiment":
@@ -37,7 +46,7 @@ def create(link: Link, wanted: Mapping[str, Any], renamed: dict[str, str]) -> di
     except RefusedError as error:
         if error.status not in (404, 405) or error.code == "RESOURCE_DOES_NOT_EXIST":
             raise
-    return _create_elsewhere(link, body, renamed)
+    return _create_elsewhere(link, body, renamed, spool)
 
 
 def _create_model(link: Link, body: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
@@ -57,16 +66,45 @@ def _create_own(link: Link, path: str, body: Mapping[str, Any]) -> dict[str, Any
     return link.call("POST", path, body)
 
 
-def _create_elsewhere(link: Link, body: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
+def _create_elsewhere(
+    link: Link, body: dict[str, Any], renamed: dict[str, str], spool: Path | None
+) -> dict[str, Any]:
     own_id = str(body.pop("run_id"))
-    # A parent may have got another id as well.
-    body["tags"] = [{**tag, "value": renamed.get(tag["value"], tag["value"])} for tag in body.get("tags", [])]
-    found = find_run(link, own_id, [str(body["experiment_id"])])
+    found = None
+    if spool is not None:
+        found = find_run(link, own_id, [str(body["experiment_id"])])
+        if found is None:
+            if not may_create(run_folder(spool, own_id)):
+                raise BusyError(f"run {own_id} is being created by another process")
+            # Whoever claimed it before may have created it since.
+            found = find_run(link, own_id, [str(body["experiment_id"])])
     if found is None:
-        body["tags"] = [*body["tags"], {"key": ID_TAG, "value": own_id}]
+        tags = [_renamed_parent(link, tag, renamed, spool) for tag in body.get("tags", [])]
+        body["tags"] = [*tags, {"key": ID_TAG, "value": own_id}]
         found = link.call("POST", f"{MLFLOW}/runs/create", body)["run"]
     renamed[own_id] = str(found["info"]["run_id"])
     return {"run": found}
+
+
+def _renamed_parent(
+    link: Link, tag: dict[str, Any], renamed: dict[str, str], spool: Path | None
+) -> dict[str, Any]:
+    """A parent may have got another id as well, or may not be there yet."""
+    parent = str(tag["value"])
+    if tag["key"] == _PARENT_TAG and parent not in renamed and spool is not None:
+        if (found := find_run(link, parent)) is not None:
+            renamed[parent] = str(found["info"]["run_id"])
+        elif any(run_folder(spool, parent).glob("*.rsf")) and not _exists(link, parent):
+            raise NotYetError(f"run {parent}, the parent of another, does not exist on {link.uri}")
+    return {**tag, "value": renamed.get(parent, parent)}
+
+
+def _exists(link: Link, run_id: str) -> bool:
+    try:
+        link.call("GET", f"{MLFLOW}/runs/get?run_id={quote(run_id, safe='')}", None)
+    except RefusedError:
+        return False
+    return True
 
 
 def find_run(link: Link, own_id: str, experiment_ids: list[str] | None = None) -> dict[str, Any] | None:

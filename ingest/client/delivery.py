@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from runstream.ingest.client.agreement import newest_status_ms, note_status
 from runstream.ingest.client.artifacts import upload_all
 from runstream.ingest.client.creation import create, find_run
 from runstream.ingest.client.link import INGEST, MLFLOW, Link, NotYetError, RefusedError
@@ -49,10 +50,11 @@ class _Pending:
 
 
 class Delivery:
-    """Delivers files through one link. ``complain`` gets each refusal once."""
+    """Delivers the files of one spool through one link. ``complain`` gets each refusal once."""
 
-    def __init__(self, link: Link, complain: Callable[[str, str], None]) -> None:
+    def __init__(self, link: Link, complain: Callable[[str, str], None], spool: Path | None = None) -> None:
         self.link = link
+        self._spool = spool
         self.report = Report()
         self._complain = complain
         # Names that the server has refused for a run: not offered again.
@@ -69,6 +71,7 @@ class Delivery:
         piece = file.read(file.cursor)
         if piece is None:
             return False
+        self.link.workspace = file.about.get("workspace")
         try:
             self._deliver(file, piece)
         except RefusedError as error:
@@ -77,6 +80,8 @@ class Delivery:
             if self._elsewhere(file.run_id):
                 return True
             raise NotYetError(f"run {file.run_id} does not exist on {self.link.uri}") from error
+        finally:
+            self.link.workspace = None
         file.mark(piece.end)
         return True
 
@@ -127,11 +132,9 @@ class Delivery:
         self.report.requests += 1
         try:
             if kind == frame.CREATE:
-                create(self.link, value, self.renamed)
+                create(self.link, value, self.renamed, self._spool)
             elif kind == frame.STATUS:
-                self.link.call(
-                    "POST", f"{MLFLOW}/runs/update", {"run_id": run_id, "run_uuid": run_id, **value}
-                )
+                self._status(file, run_id, value)
             elif kind == frame.CALL:
                 body = _with_ids(value.get("body") or {}, self.renamed)
                 path = "/".join(self.renamed.get(part, part) for part in str(value["path"]).split("/"))
@@ -151,6 +154,15 @@ class Delivery:
         if end > file.cursor and kind != frame.MARK:
             # What is not a point is not sent again after a crash, if that can be helped.
             file.mark(end)
+
+    def _status(self, file: SpoolFile, run_id: str, value: dict[str, Any]) -> None:
+        """A run that went on in another process has a status of a later time, which stays."""
+        at_ms = int(value.pop("time_ms", 0))
+        if at_ms and at_ms < newest_status_ms(file.path.parent):
+            return
+        self.link.call("POST", f"{MLFLOW}/runs/update", {"run_id": run_id, "run_uuid": run_id, **value})
+        if at_ms:
+            note_status(file.path.parent, at_ms)
 
     def _refuse(self, run_id: str, what: str, reason: str) -> None:
         self.report.refuse(f"{run_id}: {what}", reason)

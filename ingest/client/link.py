@@ -17,18 +17,28 @@ from typing import Any
 INGEST = "/api/1.0/runstream/ingest"
 MLFLOW = "/api/2.0/mlflow"
 _CONNECT_TIMEOUT_S = 5.0
+_LEAST_TIMEOUT_S = 0.2
+# mlflow.utils.workspace_utils.WORKSPACE_HEADER_NAME; older MLflow has no workspaces.
+_WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"
 
 
 class AwayError(Exception):
-    """The server cannot be reached, or cannot answer now; trying again later may help. ``after_s`` is its wish."""
+    """The server cannot be reached, or cannot answer now; trying again later may help. ``after_s`` is its wish.
+    ``only_this``: it answers, but has failed at just this."""
 
-    def __init__(self, reason: str, after_s: float = 0.0) -> None:
+    def __init__(self, reason: str, after_s: float = 0.0, *, only_this: bool = False) -> None:
         super().__init__(reason)
         self.after_s = after_s
+        self.only_this = only_this
 
 
 class DeniedError(Exception):
-    """The credentials are not accepted (any more); nothing is lost, other ones may come."""
+    """The credentials are not accepted (any more); nothing is lost, other ones may come. ``only_this``: somebody is
+    known to the server, who may not do just this."""
+
+    def __init__(self, reason: str, *, only_this: bool = False) -> None:
+        super().__init__(reason)
+        self.only_this = only_this
 
 
 class RefusedError(Exception):
@@ -54,19 +64,26 @@ class NotYetError(Exception):
     """A run does not exist on the server; whoever has its creation in a spool may not have sent it yet."""
 
 
+class BusyError(NotYetError):
+    """Another process is just creating it."""
+
+
 @dataclass
 class LinkState:
-    """What is known of the server: ``up``, ``away`` (unreachable), ``denied`` (credentials) or ``unknown``."""
+    """What is known of the server: ``up``, ``away`` (unreachable), ``denied`` (credentials) or ``unknown``; ``since``
+    when (Unix, s), and when it was last ``heard`` (monotonic, s)."""
 
     state: str = "unknown"
     since: float = 0.0
     reason: str = ""
+    heard: float = -1e9
 
     def now(self, state: str, reason: str = "") -> None:
         """Note a change; the time of the first stays."""
         if state != self.state:
             self.state, self.since = state, time.time()
         self.reason = reason
+        self.heard = time.monotonic()
 
 
 class Link:
@@ -82,6 +99,10 @@ class Link:
         self._token = token
         self._session: Any = None
         self._offers: dict[str, Any] | None = None
+        # The workspace that requests are for; ``None``: the one that this process works in.
+        self.workspace: str | None = None
+        # When whoever sends wants to be done (monotonic, s): no request is waited for beyond that.
+        self.deadline = float("inf")
 
     def forget(self) -> None:
         """After a fork: the connections are the parent's."""
@@ -90,16 +111,17 @@ class Link:
     def offers(self, timeout_s: float = 5.0) -> dict[str, Any]:
         """What a Runstream server says of its ingest route; empty for any other server."""
         if self._offers is None:
-            try:
-                answer = self.request("GET", INGEST, None, timeout_s=timeout_s)
-            except RefusedError:
-                answer = {}
-            self._offers = answer if "frames" in answer else {}
+            return self.ask(timeout_s)
         return self._offers
 
-    def known_offers(self) -> dict[str, Any]:
-        """What is known of that without asking."""
-        return self._offers or {}
+    def ask(self, timeout_s: float) -> dict[str, Any]:
+        """The same, asked again: whether the server answers now."""
+        try:
+            answer = self.request("GET", INGEST, None, timeout_s=timeout_s)
+        except RefusedError:
+            answer = {}
+        self._offers = answer if "frames" in answer else {}
+        return self._offers
 
     def forget_offers(self) -> None:
         """Ask again next time: another server may stand there now."""
@@ -127,6 +149,7 @@ class Link:
         if self._session is None:
             self._session = requests.Session()
         answer = None
+        timeout_s = max(min(timeout_s, self.deadline - time.monotonic()), _LEAST_TIMEOUT_S)
         for _ in range(2):
             headers = {"Content-Type": content_type, "User-Agent": "runstream-client/1", **self._headers()}
             if hasattr(data, "seek"):
@@ -163,10 +186,14 @@ class Link:
         message = str(value.get("message") or answer.text[:200] or answer.reason)
         if status in (401, 403):
             self.state.now("denied", f"{status} {message}")
-            raise DeniedError(f"{status} {message}")
+            raise DeniedError(f"{status} {message}", only_this=status == 403)
         if status in (408, 429) or status >= 500:
             self.state.now("away", f"answers {status}")
-            raise AwayError(f"answers {status}: {message}", _seconds(answer.headers.get("Retry-After")))
+            raise AwayError(
+                f"answers {status}: {message}",
+                _seconds(answer.headers.get("Retry-After")),
+                only_this=status == 500,
+            )
         if 300 <= status < 400:
             self.state.now(
                 "away", f"answers {status}, a redirect to {answer.headers.get('Location', 'nowhere')}"
@@ -184,6 +211,8 @@ class Link:
                 headers.update(registry.resolve_request_headers())
             except Exception:
                 pass
+        if workspace := self.workspace or current_workspace():
+            headers.setdefault(_WORKSPACE_HEADER, workspace)
         if authorization := self._authorization():
             headers["Authorization"] = authorization
         return headers
@@ -221,6 +250,17 @@ class Link:
         if path := os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH"):
             wanted["cert"] = path
         return wanted
+
+
+def current_workspace() -> str | None:
+    """The workspace that MLflow's own requests would name here."""
+    context = sys.modules.get("mlflow.utils.workspace_context")
+    if context is not None:
+        try:
+            return context.get_request_workspace() or None
+        except Exception:
+            return None
+    return os.environ.get("MLFLOW_WORKSPACE") or None
 
 
 def _login() -> tuple[str | None, str | None]:

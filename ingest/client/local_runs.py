@@ -15,6 +15,7 @@ from runstream.schemas import frame
 from runstream.schemas.errors import BadRecordError
 
 NAME_TAG = "mlflow.runName"
+_STATUS_FIELDS = ("status", "end_time", "run_name")
 
 
 def new_run(spool: Path, body: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def spooled_run(spool: Path, run_id: str, known: dict[str, Any] | None = None) -
                     elif one.kind == frame.TAGS:
                         tags.update(value)
                     elif one.kind == frame.STATUS:
-                        info.update({key: text for key, text in value.items() if text is not None})
+                        info.update({key: value[key] for key in _STATUS_FIELDS if value.get(key) is not None})
                 at = piece.end
         except (OSError, BadRecordError):
             continue

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 # In the order in which launchers are asked: torchrun and its kin, SLURM, Open MPI, MPICH and Intel MPI.
 _RANKS = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+_NODE_ID = "MLFLOW_SYSTEM_METRICS_NODE_ID"
 _NODES = ("GROUP_RANK", "NODE_RANK", "SLURM_NODEID", "OMPI_COMM_WORLD_NODE_RANK")
 
 
@@ -57,6 +58,16 @@ def rank(environment: Mapping[str, str] = os.environ) -> int | None:
 def node(environment: Mapping[str, str] = os.environ) -> int | None:
     """This machine's place among those of its job, if a launcher set one."""
     return _number(_NODES, environment)
+
+
+def name_node(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Tell MLflow's system metrics which machine and rank they are of, where a launcher says that there are several
+    and nobody else has: monitors that log to one run under the same keys would mix (``system/node0-rank3/…``)."""
+    place = rank(environment)
+    if place is None or environment.get(_NODE_ID):
+        return
+    at = node(environment)
+    environment[_NODE_ID] = f"{host() if at is None else f'node{at}'}-rank{place}"
 
 
 def _number(names: tuple[str, ...], environment: Mapping[str, str]) -> int | None:

@@ -113,6 +113,9 @@ def start_run(
         client.spool(made).record(
             frame.CREATE, _creation(client, made, experiment, name, tags, parent_run_id)
         )
+        if client.settings.run_key:
+            # It may have ended before: in another process with this key.
+            client.status_record(made, "RUNNING", None)
     client.running[made] = True
     if params:
         run.log_params(params)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from runstream.ingest.client.artifacts import has_artifacts, waiting
 from runstream.ingest.client.delivery import Delivery
-from runstream.ingest.client.link import AwayError, DeniedError, Link, NotYetError, RefusedError
+from runstream.ingest.client.link import AwayError, BusyError, DeniedError, Link, NotYetError, RefusedError
 from runstream.ingest.client.reader import SpoolFile, spool_files
 from runstream.schemas.errors import BadRecordError
 
@@ -39,7 +39,7 @@ class Sender:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.link = link
-        self.delivery = Delivery(link, complain)
+        self.delivery = Delivery(link, complain, spool)
         self.files: dict[Path, SpoolFile] = {}
         # Folders of runs that have artifacts of their own, and the runs.
         self._folders: dict[Path, str] = {}
@@ -91,10 +91,12 @@ class Sender:
 
     # --- sending -----------------------------------------------------------------------------------------------
 
-    def attempt(self, deadline: float) -> bool:
-        """Send until nothing is left, the server is away, or ``deadline``; whether nothing was left."""
+    def attempt(self, deadline: float, *, strict: bool = False) -> bool:
+        """Send until nothing is left, the server is away, or ``deadline``; whether nothing was left. ``strict``: a
+        request under way is not waited for beyond that either."""
         if not self._busy.acquire(timeout=max(deadline - self._clock(), 0.0)):
             return False
+        self.link.deadline = deadline if strict else float("inf")
         try:
             self._discover()
             return self._send_all(deadline)
@@ -103,7 +105,9 @@ class Sender:
             minutes = (time.time() - self.link.state.since) / 60
             if minutes >= 1:
                 self._complain(
-                    "away", f"{self.link.uri} is unreachable: {error}; points wait in {self._spool}"
+                    "away",
+                    f"{self.link.uri} has been unreachable for {minutes:.0f} minutes: {error};"
+                    f" points wait in {self._spool}",
                 )
         except DeniedError as error:
             self._back_off(0.0, longest=5.0)
@@ -116,12 +120,13 @@ class Sender:
         else:
             self._pause_s = self._not_before = 0.0
         finally:
+            self.link.deadline = float("inf")
             self._busy.release()
         return False
 
     def probe(self, timeout_s: float) -> None:
-        """Ask the server what it is, unless that is known; raises ``AwayError`` or ``DeniedError``."""
-        self.do(lambda link: link.offers(timeout_s), timeout_s)
+        """Ask the server what it is; raises ``AwayError`` or ``DeniedError``."""
+        self.do(lambda link: link.ask(timeout_s), timeout_s)
 
     def do(self, ask: Callable[[Link], T], timeout_s: float = 10.0) -> T:
         """Use the link between two of its requests; ``AwayError`` if it is busy for longer than ``timeout_s``."""
@@ -134,23 +139,17 @@ class Sender:
 
     def _send_all(self, deadline: float) -> bool:
         again = True
+        # Files whose next piece the server does not take now, while it takes others.
+        stuck: dict[Path, AwayError | DeniedError] = {}
         while again:
             again = False
-            for path, file in list(self.files.items()):
+            for path, file in sorted(self.files.items(), key=_in_order):
                 if self._clock() >= deadline:
                     return False
-                try:
-                    again |= self.delivery.step(file)
-                except NotYetError as error:
-                    self._complain(
-                        f"no run {file.run_id}", f"{error}; what is logged to it waits in {self._spool}"
-                    )
-                except FileNotFoundError:
-                    # Somebody else has delivered and removed it.
-                    self._drop(path)
-                except (BadRecordError, OSError) as error:
-                    self._drop(path)
-                    self._complain(f"file {path.name}", f"{path} cannot be read: {error}")
+                if path not in stuck:
+                    again |= self._step(path, file, stuck)
+        for waits in stuck.values():
+            raise waits
         whole = self._send_artifacts(deadline)
         for path, file in list(self.files.items()):
             # Its artifacts first: the file says which server they are for.
@@ -158,6 +157,26 @@ class Sender:
                 file.remove()
                 self._drop(path)
         return whole
+
+    def _step(self, path: Path, file: SpoolFile, stuck: dict[Path, AwayError | DeniedError]) -> bool:
+        """Deliver the next piece of a file; whether there may be more."""
+        try:
+            return self.delivery.step(file)
+        except (AwayError, DeniedError) as error:
+            if not error.only_this:
+                raise
+            stuck[path] = error
+        except BusyError:
+            pass
+        except NotYetError as error:
+            self._complain(f"no run {file.run_id}", f"{error}; what is logged to it waits in {self._spool}")
+        except FileNotFoundError:
+            # Somebody else has delivered and removed it.
+            self._drop(path)
+        except (BadRecordError, RefusedError, OSError) as error:
+            self._drop(path)
+            self._complain(f"file {path.name}", f"{path} cannot be sent: {error}")
+        return False
 
     def _send_artifacts(self, deadline: float) -> bool:
         """What MLflow has copied into the folders of runs that were begun without a server."""
@@ -223,8 +242,8 @@ class Sender:
         """
         deadline = self._clock() + timeout_s
         self.rescan()
-        while not self.attempt(deadline):
-            if self.link.state.state in ("away", "denied") or self._clock() >= deadline:
+        while not self.attempt(deadline, strict=True):
+            if self._not_before > self._clock() or self._clock() >= deadline:
                 break
         return self.left()
 
@@ -245,6 +264,12 @@ class Sender:
             except OSError:
                 pass
         return total
+
+
+def _in_order(pair: tuple[Path, SpoolFile]) -> tuple[int, str]:
+    """A run that went on in another process has said there what holds now: older files go first."""
+    path, file = pair
+    return int(file.about.get("created_ms", 0)), str(path)
 
 
 def _opened(path: Path) -> SpoolFile | None:

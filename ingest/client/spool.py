@@ -8,7 +8,6 @@ a local disk. What was written is in the page cache: it survives the process, an
 from __future__ import annotations
 
 import os
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +26,8 @@ PART_BYTES = 64 << 20
 _HELD_RECORDS = 1_000
 # Descriptors of files that have been gone on from are closed after this long.
 _RETIRED_S = 60.0
+# Characters of a name in a warning.
+_SHOWN = 100
 
 _one = points_encoder(1)
 
@@ -94,7 +95,7 @@ class RunSpool:
                 return
             part.size += 48  # type: ignore[union-attr]
             self.points += 1
-        except (KeyError, AttributeError, OSError, struct.error, TypeError):
+        except Exception:  # a new key, a full disk, or a value with a conversion of its own that fails
             self.several([key], [step], [timestamp_ms], [value])
             return
         if part.size >= self._part_bytes or self._sync:  # type: ignore[union-attr]
@@ -123,7 +124,7 @@ class RunSpool:
         except OSError as error:
             self.dropped += count
             self._complain("disk", f"points cannot be written to the spool and are lost: {error}")
-        except (struct.error, TypeError, ValueError, AttributeError):
+        except Exception:  # whatever a key or a value of the caller's does when it is looked at
             self._one_by_one(keys, steps, timestamps_ms, values)
         else:
             self.points += count
@@ -145,12 +146,17 @@ class RunSpool:
                     keys[at : at + 1], steps[at : at + 1], timestamps_ms[at : at + 1], values[at : at + 1]
                 )
             return
+        name = type(keys[0]).__name__
         try:
-            cleaned = ([str(keys[0])], [int(steps[0])], [int(timestamps_ms[0])], [float(values[0])])
-            points_encoder(1)(*cleaned[1], *cleaned[2], *cleaned[3], 0)
-        except (struct.error, TypeError, ValueError, OverflowError) as error:
+            key = str(keys[0])
+            name = repr(key[:_SHOWN])
+            value = float(values[0])
+            cleaned = ([key], [int(steps[0])], [int(timestamps_ms[0])], [value])
+            points_encoder(1)(*cleaned[1], *cleaned[2], value, 0)
+            frame.encode_names([(0, key)])
+        except Exception as error:
             self.dropped += 1
-            self._complain(f"point {keys[0]!r}", f"metric {keys[0]!r} is left out: {error}")
+            self._complain(f"point {name}", f"metric {name} is left out: {error}")
         else:
             self.several(*cleaned)
 
@@ -161,8 +167,14 @@ class RunSpool:
         bounded, and goes before the next one."""
         try:
             data = frame.encode_json(kind, value)
-        except (ValueError, TypeError) as error:
-            self._complain("record", f"this cannot be spooled and is left out: {error}")
+        except Exception as error:
+            if kind in (frame.PARAMS, frame.TAGS) and len(value) > 1:
+                # One of these is too long; the others are not.
+                for name, text in value.items():
+                    self.record(kind, {name: text})
+                return
+            what = f"record {kind} {next(iter(value), '')!s:.{_SHOWN}}"
+            self._complain(what, f"{what} cannot be spooled and is left out: {error}")
             return
         with self._lock:
             self._held.append(data)

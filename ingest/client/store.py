@@ -11,17 +11,17 @@ import time
 from functools import partial
 from typing import Any
 
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Experiment, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos import service_pb2 as pb
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.proto_json_utils import message_to_json, parse_dict
 
-from runstream.ingest.client import lifecycle, local_models, local_runs
+from runstream.ingest.client import lifecycle, local_models, local_runs, process
 from runstream.ingest.client.client import Client, client_for
 from runstream.ingest.client.creation import create
-from runstream.ingest.client.link import AwayError, DeniedError, RefusedError
+from runstream.ingest.client.link import AwayError, DeniedError, NotYetError, RefusedError
 from runstream.ingest.client.settings import SpoolSettings
 from runstream.ingest.client.spool import now_ms
 from runstream.schemas import frame
@@ -31,7 +31,11 @@ _SPOOLED = ("LogInputs", "LogOutputs", "LogModel", "DeleteTag")
 _PROBE_S = 3.0
 # A server that did not answer is not asked again for this long.
 _AWAY_S = 10.0
+# What a server has answered says for this long that it is there: MLflow's own calls would try again for minutes.
+_FRESH_S = 5.0
 _RUNS_KEPT = 256
+# Begins the names of MLflow's system metrics (SystemMetricsMonitor).
+_SYSTEM = "system/"
 _METRIC_HOOK = "_log_inputs_for_metrics_if_necessary"
 
 
@@ -39,6 +43,7 @@ def spooling_store(store_uri: str, settings: SpoolSettings) -> Any:
     """The store for this address."""
     from mlflow.utils.credentials import get_default_host_creds
 
+    process.name_node()
     return SpoolingStore(partial(get_default_host_creds, store_uri), client_for(store_uri, settings))
 
 
@@ -77,6 +82,7 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
         if of_models:
             self._model_metrics(run_id, of_models)
             metrics = [metric for metric in metrics if getattr(metric, "model_id", None) is None]
+        metrics = [*metrics, *self._own_metrics(metrics[0])] if metrics else ()
         keys = [metric.key for metric in metrics]
         steps = [metric.step for metric in metrics]
         if self._auto_step:
@@ -85,6 +91,16 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
         for at in range(0, len(keys), 1_000):
             end = at + 1_000
             spool.several(keys[at:end], steps[at:end], times[at:end], values[at:end])
+
+    def _own_metrics(self, first: Any) -> list[Any]:
+        """Where MLflow logs metrics of the system, those of the spool go with them: of the same node and step."""
+        if not first.key.startswith(_SYSTEM):
+            return []
+        place = first.key.rpartition("/")[0]
+        return [
+            Metric(f"{place}/{name}", value, first.timestamp, first.step)
+            for name, value in self.client.status().numbers().items()
+        ]
 
     def _model_metrics(self, run_id: str, metrics: Any) -> None:
         """Points of logged models are MLflow's own, which records them for the model and for the run."""
@@ -185,9 +201,9 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
         if client.settings.offline:
             return False
         state = client.link.state
-        if state.state == "up":
+        if state.state == "up" and time.monotonic() - state.heard < _FRESH_S:
             return True
-        if state.state != "unknown" and time.monotonic() - self._asked_at < _AWAY_S:
+        if state.state in ("away", "denied") and time.monotonic() - self._asked_at < _AWAY_S:
             return state.state == "denied"
         self._asked_at = time.monotonic()
         try:
@@ -208,11 +224,6 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
         listed = [{"key": tag.key, "value": str(tag.value)} for tag in tags]
         if not run_name:
             run_name = next((tag["value"] for tag in listed if tag["key"] == local_runs.NAME_TAG), None)
-        if self._online() and not self._creates_under_given_ids():
-            # The server chooses the id, so it has to be asked.
-            run = super().create_run(experiment_id, user_id, start_time, tags, run_name)
-            self._remember(run)
-            return run
         run_name = run_name or _random_name()
         if all(tag["key"] != local_runs.NAME_TAG for tag in listed):
             listed.append({"key": local_runs.NAME_TAG, "value": run_name})
@@ -227,25 +238,31 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
         wanted = {"what": "run", "body": body}
         if (about := local_runs.made_up_name(self.client.settings.folder, str(experiment_id))) is not None:
             wanted["experiment"] = {"id": str(experiment_id), "name": about["name"], "body": about}
-        if self._online():
-            try:
-                answer = self.client.sender.do(lambda link: create(link, wanted, {}))
-            except (AwayError, DeniedError):
-                pass
-            except RefusedError as error:
-                raise MlflowException(str(error), error_code=_code(error.code)) from None
-            else:
-                run = _run(answer["run"])
-                self._remember(run)
-                return run
-        self.client.spool(body["run_id"]).record(frame.CREATE, wanted)
         made = local_runs.new_run(self.client.settings.folder, body)
-        run = _run(made)
-        self._remember(run, made)
+        if (answer := self._create_now(wanted)) is None:
+            self.client.spool(body["run_id"]).record(frame.CREATE, wanted)
+            run = _run(made)
+            self._remember(run, made)
+        else:
+            run = _run(answer["run"])
+            self._remember(run)
+        if self.client.settings.run_key:
+            # It may have ended before: in another process with this key.
+            self.client.status_record(run.info.run_id, "RUNNING", None)
         return run
 
-    def _creates_under_given_ids(self) -> bool:
-        return bool(self.client.link.known_offers().get("create"))
+    def _create_now(self, wanted: dict[str, Any]) -> dict[str, Any] | None:
+        """The server's answer; ``None`` if it has to be created later."""
+        if not self._online():
+            return None
+        # Only under a key can others know of this run.
+        spool = self.client.settings.folder if self.client.settings.run_key else None
+        try:
+            return self.client.sender.do(lambda link: create(link, wanted, {}, spool))
+        except (AwayError, DeniedError, NotYetError):
+            return None
+        except RefusedError as error:
+            raise MlflowException(str(error), error_code=_code(error.code)) from None
 
     def _remember(self, run: Run, made: dict[str, Any] | None = None) -> None:
         info = run.info

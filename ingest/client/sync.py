@@ -118,14 +118,14 @@ def sync(
         state.left_bytes = sum(sender.left() for sender in senders.values())
         state.total_bytes = max(state.total_bytes, state.left_bytes)
         yield state
-        if state.left_bytes != least:
+        if progress := state.left_bytes != least:
             least, quiet_since = state.left_bytes, time.monotonic()
         waits = any(sender.link.state.state in ("away", "denied") for sender in senders.values())
         if stop() or (not follow and whole and state.complete):
             break
         if not follow and time.monotonic() - quiet_since >= give_up_after_s:
             break
-        if follow or waits:
+        if follow or waits or not progress:
             sleep(_POLL_S)
     if not keep:
         _tidy(spool)

@@ -31,7 +31,10 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "metrics":
             # Only here: it brings data frames along, which no server process needs.
-            from runstream.commands.metrics import metrics
+            try:
+                from runstream.commands.metrics import metrics
+            except ImportError:
+                return _without_notebook()
 
             return metrics
         if cmd_name == "sync":
@@ -55,7 +58,7 @@ class _Commands(click.Group):
 )
 @click.version_option(package_name="runstream")
 def main() -> None:
-    r"""Runstream: an MLflow tracking server whose metric plane is a stream.
+    """Runstream: an MLflow tracking server whose metric plane is a stream.
 
     \b
     On one machine, everything included:
@@ -65,16 +68,34 @@ def main() -> None:
     \b
     In production, each role apart, set up by RUNSTREAM_* variables:
       runstream migrate | gateway | writer | query | tracking
-    """
+    """  # noqa: D301 - click looks for the character itself
 
 
 def _require(extra: str, *modules: str) -> None:
+    if sys.version_info < (3, 11):
+        here = ".".join(map(str, sys.version_info[:3]))
+        raise ConfigError(
+            f"servers and notebooks need Python 3.11 or newer, and this is {here}; here there is the client that"
+            " spools, and `runstream sync`"
+        )
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"{', '.join(missing)} is not installed; install Runstream with its {extra} extra:"
             f" pip install 'runstream[{extra}]'"
         )
+
+
+def _without_notebook() -> click.Command:
+    """The command ``metrics`` where what it needs is not installed: it says so."""
+
+    @click.command("metrics", context_settings={"ignore_unknown_options": True})
+    @click.argument("arguments", nargs=-1)
+    def metrics(arguments: tuple[str, ...]) -> None:
+        """Needs the notebook extra."""
+        _require("notebook", "httpx", "numpy", "pandas", "pyarrow")
+
+    return metrics
 
 
 def _listen(default_port: int) -> _Listen:

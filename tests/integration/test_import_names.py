@@ -3,8 +3,6 @@ everyday names stand in nobody's way."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support.environments import built_wheel
 from support.runstream_server import RunstreamServer
 
 ROOT = Path(__file__).parents[2]
@@ -22,13 +21,7 @@ EVERYDAY = ("schemas", "query", "ingest")
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this tree."""
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if uv is None:
-        pytest.skip("uv builds the wheel; `make install` brings it")
-    folder = tmp_path_factory.mktemp("dist")
-    subprocess.run([uv, "build", "--quiet", "--out-dir", folder, ROOT], check=True, timeout=240)
-    (built,) = folder.glob("*.whl")
-    return built
+    return built_wheel(tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")

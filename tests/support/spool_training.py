@@ -1,4 +1,6 @@
-"""A training for the tests of the spool, in a process of its own: ``python -m support.spool_training WHAT LEDGER …``.
+"""A training for the tests of the spool, in a process of its own: ``python spool_training.py WHAT LEDGER``.
+
+It needs MLflow alone, of any version from 2.22 on, and Python 3.10.
 
 The ledger is a file beside: a line for each point whose logging call has returned, written with one system call, so
 that it holds after ``kill -9`` just what was acknowledged.
@@ -13,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import mlflow
 
@@ -56,6 +59,31 @@ def whole(ledger: Ledger) -> None:
         mlflow.set_tag("kind", "changed")
 
 
+def reads(ledger: Ledger) -> None:
+    """The same, and reads what it has written, by every way that an MLflow of any version has."""
+    whole(ledger)
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("spooled trainings")
+    with mlflow.start_run(experiment_id=experiment.experiment_id) as run:
+        run_id = run.info.run_id
+        mlflow.log_param("lr", 0.1)
+        mlflow.log_param("lr", 0.1)
+        log(ledger, run_id, "loss", range(20))
+        assert client.get_run(run_id).data.params == {"lr": "0.1"}
+        assert client.get_run(run_id).data.metrics["loss"] == value_of(19)
+        assert [point.step for point in client.get_metric_history(run_id, "loss")] == list(range(20))
+        mlflow.set_tag("mark", "here")
+        (found,) = client.search_runs(
+            [experiment.experiment_id], f"tags.mark = 'here' and run_id = '{run_id}'"
+        )
+        assert found.info.status == "RUNNING"
+        client.delete_tag(run_id, "mark")
+        assert "mark" not in client.get_run(run_id).data.tags
+        mlflow.log_dict({"a": 1}, "some.json")
+        assert [file.path for file in client.list_artifacts(run_id)] == ["some.json"]
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
 def endless(ledger: Ledger) -> None:
     """Log until the end comes from outside."""
     with mlflow.start_run() as run:
@@ -64,11 +92,24 @@ def endless(ledger: Ledger) -> None:
 
 
 def some(ledger: Ledger) -> None:
-    """Log some points, slowly, to the run that the environment names; RANK tells keys apart."""
+    """Log some points, slowly, to the run that the environment names; KEY, or RANK, tells keys apart."""
     with mlflow.start_run() as run:
         ledger.say(run.info.run_id)
         mlflow.log_param("lr", 0.1)
-        log(ledger, run.info.run_id, f"loss/{os.environ.get('RANK', '0')}", range(200), 0.002)
+        log(
+            ledger,
+            run.info.run_id,
+            f"loss/{os.environ.get('KEY', os.environ.get('RANK', '0'))}",
+            range(200),
+            0.002,
+        )
+
+
+def slow(ledger: Ledger) -> None:
+    """Some points in some seconds."""
+    with mlflow.start_run() as run:
+        ledger.say(run.info.run_id)
+        log(ledger, run.info.run_id, "loss", range(700), 0.01)
 
 
 def forks(ledger: Ledger) -> None:
@@ -115,6 +156,195 @@ def handles(ledger: Ledger) -> None:
     endless(ledger)
 
 
+def leaves(ledger: Ledger) -> None:
+    """``sys.exit(1)`` with a run that nobody ends."""
+    run = mlflow.start_run()
+    ledger.say(run.info.run_id)
+    log(ledger, run.info.run_id, "loss", range(10))
+    sys.exit(1)
+
+
+def leaves_within(ledger: Ledger) -> None:
+    """``sys.exit(1)`` within the run."""
+    with mlflow.start_run() as run:
+        ledger.say(run.info.run_id)
+        log(ledger, run.info.run_id, "loss", range(10))
+        sys.exit(1)
+
+
+def keyed(ledger: Ledger) -> None:
+    """Two runs, one within the other, that a job with the same key goes on with; until the end comes from outside."""
+    with mlflow.start_run(run_name="outer") as outer:
+        ledger.say(outer.info.run_id)
+        mlflow.log_param("lr", 0.1)
+        with mlflow.start_run(run_name="inner", nested=True) as inner:
+            ledger.say(inner.info.run_id)
+            log(ledger, inner.info.run_id, os.environ["KEY"], range(1_000_000), 0.001)
+
+
+def _worker(number: int, run_id: str, ledger: str, items: Any) -> None:
+    """A worker of a data loader: it makes items; every other one logs as well."""
+    import threading
+
+    made = Ledger(ledger)
+    client = mlflow.MlflowClient()
+    for item in iter(items.get, None):
+        if number % 2:
+            client.log_metric(run_id, f"worker{number}", value_of(item), step=item)
+            made.note(run_id, f"worker{number}", item, value_of(item))
+    if number % 2 == 0:
+        names = {thread.name for thread in threading.enumerate()}
+        assert "runstream-sender" not in names, names
+
+
+def workers(ledger: Ledger) -> None:
+    """Workers as PyTorch's DataLoader has them, begun in mid-logging, by each of Python's ways."""
+    import multiprocessing
+
+    with mlflow.start_run() as run:
+        run_id = run.info.run_id
+        ledger.say(run_id)
+        at = 0
+        for way in ("fork", "spawn", "forkserver"):
+            context = multiprocessing.get_context(way)
+            items: Any = context.SimpleQueue()
+            many: list[Any] = [
+                context.Process(
+                    target=_worker, args=(number, run_id, f"{sys.argv[2]}.{way}{number}", items), daemon=True
+                )
+                for number in range(3)
+            ]
+            log(ledger, run_id, "loss", range(at, at + 50))
+            for process in many:
+                process.start()
+            for item in range(1000 * at, 1000 * at + 300):
+                items.put(item)
+            log(ledger, run_id, "loss", range(at + 50, at + 100))
+            for _ in many:
+                items.put(None)
+            for process in many:
+                process.join()
+                assert process.exitcode == 0, (way, process.exitcode)
+            at += 100
+
+
+def hostile(ledger: Ledger) -> None:
+    """What nobody should do: but for calls that MLflow itself refuses nothing is raised, and the good is kept."""
+    import threading
+
+    import numpy as np
+
+    class Odd:
+        def __float__(self) -> float:
+            raise RuntimeError("no number")
+
+    client = mlflow.MlflowClient()
+    mlflow.set_experiment("odd / Ünïcode \u2603 'quotes' \"and\" more")
+    run = mlflow.start_run(run_name="name / with \n everything \u2603 " + "x" * 300)
+    run_id = run.info.run_id
+    ledger.say(run_id)
+    _try(mlflow.start_run, Exception)
+    assert mlflow.active_run().info.run_id == run_id
+
+    def put(key: str, value: Any, step: Any = 0) -> None:
+        client.log_metric(run_id, key, value, step=step)
+        ledger.note(run_id, key, int(step), float(value))
+
+    for key in ("a/b/c", "ü\u2603", "with space", "x" * 250, "dots.and-dashes_"):
+        put(key, 1.0)
+    for at, value in enumerate(
+        (1, True, 0, -0.0, 1e308, 5e-324, np.float32(0.5), np.int64(7), np.array(2.5))
+    ):
+        put("values", value, at)
+    put("steps", 1.0, -5)
+    put("steps", 1.0, 2**62)
+    put("steps", 1.0, np.int64(3))
+    for bad in ("y" * 251, "no?", "", "../up", "/abs", "nul\0"):
+        _try(lambda bad=bad: client.log_metric(run_id, bad, 1.0))
+    for value in (None, "text", [], Odd(), 1j):
+        _try(lambda value=value: client.log_metric(run_id, "bad values", value))
+    _try(
+        lambda: mlflow.log_params(
+            {"good": 1, "long": "z" * 100_000, "none": None, "list": [1, 2], "n" * 300: 1}
+        )
+    )
+    _try(lambda: mlflow.log_param("good", 1))
+    _try(lambda: mlflow.log_param("good", "another value"))
+    _try(lambda: mlflow.set_tags({"t/a/g": "x" * 4000, "ü": "\u2603", "too long": "x" * 100_000}))
+    _try(lambda: mlflow.log_metrics({f"many/{n}": n for n in range(2500)}, step=1))
+    for n in range(2500):
+        ledger.note(run_id, f"many/{n}", 1, float(n))
+
+    def work(number: int) -> None:
+        for step in range(200):
+            put(f"thread{number}", step / 3, step)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    mlflow.end_run()
+    put("after the end", 1.0)
+
+
+def _try(call: Callable[[], Any], kind: type[Exception] = mlflow.MlflowException) -> None:
+    """MLflow's client may refuse a call by itself, before any store sees it, as it does without a spool."""
+    try:
+        call()
+    except kind as error:
+        print(f"MLflow refuses: {str(error)[:100]!r}")
+
+
+def offline_all(ledger: Ledger) -> None:
+    """Everything that a run may hold, a dataset and a model too, and what needs an answer."""
+    import numpy as np
+    from mlflow.exceptions import MlflowException
+
+    whole(ledger)
+    mlflow.set_experiment("all that a run may hold")
+    with mlflow.start_run(run_name="all") as run:
+        ledger.say(run.info.run_id)
+        dataset = mlflow.data.from_numpy(np.arange(6.0), name="numbers")
+        mlflow.log_input(dataset, context="training")
+        mlflow.log_dict({"a": 1}, "folder/a.json")
+
+        class Model(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc]
+            def predict(self, context: Any, model_input: list[float], params: Any = None) -> list[float]:
+                return [2 * value for value in model_input]
+
+        named = (
+            {"name": "twice"}
+            if "name" in mlflow.pyfunc.log_model.__code__.co_varnames
+            else {"artifact_path": "twice"}
+        )
+        mlflow.pyfunc.log_model(**named, python_model=Model(), pip_requirements=["mlflow"])
+        log(ledger, run.info.run_id, "loss", range(10))
+    client = mlflow.MlflowClient()
+    asked: dict[str, Callable[[], Any]] = {
+        "search": lambda: client.search_runs(["0"]),
+        "registry": lambda: client.get_registered_model("m"),
+        "register": lambda: mlflow.register_model(f"runs:/{run.info.run_id}/twice", "m"),
+    }
+    if os.environ.get("RUNSTREAM_OFFLINE"):
+        for name, ask in asked.items():
+            try:
+                ask()
+            except MlflowException as error:
+                print(f"SAID {name}: {error}")
+            else:
+                raise AssertionError(f"{name} cannot have an answer")
+
+
+def monitored(ledger: Ledger) -> None:
+    """MLflow's system metrics beside the training's own."""
+    mlflow.enable_system_metrics_logging()
+    mlflow.set_system_metrics_sampling_interval(0.2)
+    with mlflow.start_run() as run:
+        ledger.say(run.info.run_id)
+        log(ledger, run.info.run_id, "loss", range(300), 0.01)
+
+
 def sklearn(ledger: Ledger) -> None:
     """scikit-learn's autologging, which knows nothing of a spool."""
     from sklearn.linear_model import LogisticRegression
@@ -126,7 +356,25 @@ def sklearn(ledger: Ledger) -> None:
 
 
 WHATS: dict[str, Callable[[Ledger], None]] = {
-    one.__name__: one for one in (whole, endless, some, forks, fails, handles, sklearn)
+    one.__name__: one
+    for one in (
+        whole,
+        reads,
+        endless,
+        some,
+        slow,
+        forks,
+        fails,
+        handles,
+        leaves,
+        leaves_within,
+        keyed,
+        workers,
+        hostile,
+        offline_all,
+        monitored,
+        sklearn,
+    )
 }
 
 if __name__ == "__main__":

@@ -20,9 +20,18 @@ WITHIN_S = 240.0
 
 
 class Training:
-    """A training in a process of its own (``support.spool_training``). ``uri`` is what it takes for the server."""
+    """A training in a process of its own (``support.spool_training``). ``uri`` is what it takes for the server,
+    ``python`` an interpreter with an MLflow of its own."""
 
-    def __init__(self, what: str, folder: Path, uri: str, name: str = "training", **environment: str) -> None:
+    def __init__(
+        self,
+        what: str,
+        folder: Path,
+        uri: str,
+        name: str = "training",
+        python: Path | str = sys.executable,
+        **environment: str,
+    ) -> None:
         self.ledger = folder / f"{name}.ledger"
         self.log = folder / f"{name}.log"
         self.spool = folder / "spool"
@@ -31,8 +40,8 @@ class Training:
         }
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "support.spool_training", what, str(self.ledger)],
-                cwd=_TESTS,
+                [str(python), _TESTS / "support" / "spool_training.py", what, str(self.ledger)],
+                cwd=folder,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={
@@ -99,7 +108,7 @@ def training(*arguments: Any, **named: Any) -> Iterator[Training]:
         made.kill()
 
 
-def sync_process(spool: Path, *options: str) -> subprocess.Popen[str]:
+def sync_process(spool: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
     """``runstream sync`` at work."""
     known = {key: value for key, value in os.environ.items() if not key.startswith(("RUNSTREAM_", "MLFLOW_"))}
     return subprocess.Popen(
@@ -107,7 +116,7 @@ def sync_process(spool: Path, *options: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=known,
+        env={**known, **environment},
     )
 
 
@@ -117,9 +126,9 @@ def end(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def sync(spool: Path, *options: str, status: int = 0) -> str:
+def sync(spool: Path, *options: str, status: int = 0, **environment: str) -> str:
     """``runstream sync`` from its start to its end; what it prints."""
-    process = sync_process(spool, *options)
+    process = sync_process(spool, *options, **environment)
     try:
         output, _ = process.communicate(timeout=WITHIN_S)
     finally:

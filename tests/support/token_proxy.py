@@ -34,12 +34,16 @@ class TokenProxy:
         self._token = secrets.token_hex(8)
         self.file.write_text(self._token)
 
+    def spoil(self) -> None:
+        """The token in the file is no longer accepted."""
+        self._token = secrets.token_hex(8)
+
     def _expire(self) -> None:
         while not self._over.wait(self._every_s):
             if self.renewing:
                 self.renew()
             else:
-                self._token = secrets.token_hex(8)
+                self.spoil()
 
     def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805
         class Handler(BaseHTTPRequestHandler):

@@ -81,6 +81,48 @@ def test_what_is_no_point_is_left_out_and_said_once_and_the_others_go_on(tmp_pat
     assert len(complaints) == 3
 
 
+class _Odd:
+    """A tensor of many elements is like that: a conversion that raises what it likes."""
+
+    def __float__(self) -> float:
+        raise RuntimeError("cannot be converted to a scalar")
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text either")
+
+    def __hash__(self) -> int:
+        raise RuntimeError("unhashable")
+
+
+def test_nothing_that_a_caller_passes_is_raised_at_it(tmp_path: Path) -> None:
+    spool, complaints = make(tmp_path)
+    odd: list[tuple[object, object, object]] = [
+        ("a", 1, _Odd()),
+        (_Odd(), 1, 1.0),
+        ("k" * 17_000_000, 1, 1.0),
+        ("a", math.nan, 1.0),
+        ("a", 1, 1j),
+        ("a", 1, 10**400),
+        ("a", None, None),
+    ]
+    for key, step, value in odd:
+        spool.point(key, step, 0, value)  # type: ignore[arg-type]
+    spool.several(["a", "b"], [1, 2], [0, 0], [_Odd(), 2.0])  # type: ignore[list-item]
+    spool.point("lone \ud800 surrogate", 3, 0, 3.0)
+    spool.record(frame.PARAMS, {"huge": "x" * 17_000_000, "small": "1"})
+    spool.record(frame.TAGS, {"odd": _Odd()})
+    assert [point[1:] for point in all_points(tmp_path)] == [(2, 0, 2.0), (3, 0, 3.0)]
+    assert (spool.points, spool.dropped) == (2, 8)
+    assert any("huge" in sentence for sentence in complaints.values())
+    file, kept = SpoolFile(next(spool_files(tmp_path))), []
+    piece = file.read(0, 64 << 20)
+    assert piece is not None
+    for one in piece.frames:
+        if one.kind == frame.PARAMS:
+            kept.append(frame.decode_json(piece.buffer, one))
+    assert kept == [{"small": "1"}]
+
+
 def test_threads_lose_and_mix_nothing(tmp_path: Path) -> None:
     spool, complaints = make(tmp_path, part_bytes=40_000)
 
@@ -200,3 +242,14 @@ def test_ranks_are_found_in_the_environment_of_launchers() -> None:
     assert process.rank({"OMPI_COMM_WORLD_RANK": "7"}) == 7
     assert process.rank({"RANK": "none"}) is None
     assert process.node({"SLURM_NODEID": "2"}) == 2
+
+
+def test_system_metrics_are_named_by_node_and_rank() -> None:
+    def named(**environment: str) -> str | None:
+        process.name_node(environment)
+        return environment.get("MLFLOW_SYSTEM_METRICS_NODE_ID")
+
+    assert named(RANK="3", GROUP_RANK="1") == "node1-rank3"
+    assert named(RANK="3") == f"{process.host()}-rank3"
+    assert named(RANK="3", MLFLOW_SYSTEM_METRICS_NODE_ID="mine") == "mine"
+    assert named() is None, "one process alone has nothing to collide with"
