@@ -19,7 +19,7 @@ Kinds, and what they hold (``J`` is one JSON object, UTF-8)::
      5 PARAMS    J     {key: value}
      6 TAGS      J     {key: value}
      7 CALL      J     {"method", "path", "body"}: any other call of MLflow's REST API
-     8 STATUS    J     {"status", "end_time", "run_name"}: any of them
+     8 STATUS    J     {"status", "end_time", "run_name", "time_ms"}: any of them
      9 MARK      J     {"offset"}: everything before this offset has been delivered
     10 END             the writer has closed this file
     11 PACKED    count bytes of frames, compressed as one LZ4 block

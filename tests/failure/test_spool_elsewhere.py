@@ -60,7 +60,8 @@ def test_two_senders_that_begin_at_once_create_each_run_once(stock: str, tmp_pat
     assert set(runs) == {"outer", "inner"}
     tags = values(runs["inner"]["data"]["tags"])
     assert tags["mlflow.parentRunId"] == runs["outer"]["info"]["run_id"]
-    listed = rest.get("api/2.0/mlflow/artifacts/list", run_id=runs["outer"]["info"]["run_id"], path="texts")
+    outer = runs["outer"]["info"]["run_id"]
+    listed = rest.get(f"api/2.0/mlflow/artifacts/list?path=texts&run_id={outer}")
     assert [file["path"] for file in listed["files"]] == ["texts/hello.txt"]
     assert list(one.spool.rglob("*.rsf")) == []
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import random
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -223,6 +226,38 @@ def test_a_file_that_ends_at_any_byte_is_sent_up_to_its_last_whole_frame(
         found = [int(point["step"]) for point in rest.history(run_id, "loss")]
         assert found == [step for step in steps if step is not None], cut
         assert ("params" in run and bool(run["params"])) == (None in steps), cut
+
+
+# --- the command
+
+
+def test_what_a_person_at_a_terminal_sees(
+    runstream_server: RunstreamServer, rest: Rest, tmp_path: Path
+) -> None:
+    with training("some", tmp_path, runstream_server.url, RUNSTREAM_OFFLINE="1") as one:
+        one.wait()
+    planned = sync(one.spool, "--dry-run")
+    assert f"run {one.run_id}" in planned
+    assert "(200 points)" in planned
+    listed = sync(one.spool, "--status")
+    assert "FINISHED" in listed
+    assert runstream_server.url in listed
+    terminal, other_end = pty.openpty()
+    try:
+        command = [sys.executable, "-m", "runstream", "sync", str(one.spool)]
+        done = subprocess.run(
+            command, stderr=other_end, stdout=subprocess.PIPE, text=True, timeout=240, check=True
+        )
+        shown = os.read(terminal, 1 << 16).decode()
+    finally:
+        os.close(other_end)
+        os.close(terminal)
+    assert "sending" in shown
+    assert "100%" in shown
+    assert "0 bytes left" in shown
+    assert "200 points" in done.stdout
+    assert "nothing to send" in sync(one.spool, "--dry-run")
+    check(rest, one)
 
 
 # --- ends

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import mlflow
@@ -206,7 +207,7 @@ def workers(ledger: Ledger) -> None:
         ledger.say(run_id)
         at = 0
         for way in ("fork", "spawn", "forkserver"):
-            context = multiprocessing.get_context(way)
+            context: Any = multiprocessing.get_context(way)
             items: Any = context.SimpleQueue()
             many: list[Any] = [
                 context.Process(
@@ -260,9 +261,9 @@ def hostile(ledger: Ledger) -> None:
     put("steps", 1.0, 2**62)
     put("steps", 1.0, np.int64(3))
     for bad in ("y" * 251, "no?", "", "../up", "/abs", "nul\0"):
-        _try(lambda bad=bad: client.log_metric(run_id, bad, 1.0))
+        _try(partial(client.log_metric, run_id, bad, 1.0))
     for value in (None, "text", [], Odd(), 1j):
-        _try(lambda value=value: client.log_metric(run_id, "bad values", value))
+        _try(partial(client.log_metric, run_id, "bad values", value))
     _try(
         lambda: mlflow.log_params(
             {"good": 1, "long": "z" * 100_000, "none": None, "list": [1, 2], "n" * 300: 1}
@@ -309,7 +310,7 @@ def offline_all(ledger: Ledger) -> None:
         mlflow.log_input(dataset, context="training")
         mlflow.log_dict({"a": 1}, "folder/a.json")
 
-        class Model(mlflow.pyfunc.PythonModel):  # type: ignore[name-defined,misc]
+        class Model(mlflow.pyfunc.PythonModel):
             def predict(self, context: Any, model_input: list[float], params: Any = None) -> list[float]:
                 return [2 * value for value in model_input]
 
