@@ -14,13 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from runstream.ingest.client import lifecycle
-from runstream.ingest.client.link import Link, current_workspace
+from runstream.ingest.client.link import AwayError, DeniedError, Link, current_workspace
 from runstream.ingest.client.sender import Sender
 from runstream.ingest.client.settings import SpoolSettings
 from runstream.ingest.client.spool import RunSpool, now_ms, run_folder
 from runstream.schemas import frame
 
 _CLOSED_KEPT, _CLOSED_MOST = 32, 256
+_PROBE_S = 3.0
+# A server that did not answer is not asked again for this long.
+_AWAY_S = 10.0
+# What a server has answered says for this long that it is there: MLflow's own calls would try again for minutes.
+_FRESH_S = 5.0
 _KEY_SPACE = uuid.UUID("6b9f6b0e-5c4c-4f0b-9d5e-2b7a9f1f7a11")
 
 
@@ -78,6 +83,7 @@ class Client:
         self._past: list[tuple[Path, bool]] = []
         self._points = self._dropped = 0
         self._grow_until = 0.0
+        self._asked_at = 0.0
         self._may_grow = True
         self.link = Link(self.uri, self.settings.token)
         self.sender = Sender(
@@ -178,6 +184,34 @@ class Client:
             return self.sender.left()
         return self.sender.flush(self.settings.flush_timeout_s if timeout_s is None else timeout_s)
 
+    def online(self) -> bool:
+        """Whether the server answers, as far as is known; asks if nothing is known, for a few seconds at most."""
+        if self.settings.offline:
+            return False
+        state = self.link.state
+        if state.state == "up" and time.monotonic() - state.heard < _FRESH_S:
+            return True
+        if state.state in ("away", "denied") and time.monotonic() - self._asked_at < _AWAY_S:
+            return state.state == "denied"
+        self._asked_at = time.monotonic()
+        try:
+            self.sender.probe(_PROBE_S)
+        except AwayError:
+            return False
+        except DeniedError:
+            # MLflow's own call will say so.
+            return True
+        return True
+
+    def unanswered(self, what: str) -> str:
+        """The sentence to raise with where ``what`` cannot be answered without the server."""
+        state = self.status()
+        why = "which is not asked (RUNSTREAM_OFFLINE)"
+        if state.state != "offline":
+            why = f"which is not there ({state.state}: {state.reason})"
+        waiting = f"; {self.left_sentence(state.waiting_bytes)}" if state.waiting_bytes else ""
+        return f"{what} needs the server {self.uri}, {why}{waiting}"
+
     def end(self, status: str | None) -> None:
         """This process ends: the status of what it has running is spooled first, then everything is sent, for at most
         the time that the settings give. ``None``: it ends well, and MLflow's exit handler sees to MLflow's runs."""
@@ -191,7 +225,7 @@ class Client:
     def left_sentence(self, left: int) -> str:
         """What to tell a user whose points are not all sent."""
         return (
-            f"{left:,} bytes wait in {self.settings.folder}, for {self.link.state.reason or 'the server'};"
+            f"{left:,} bytes wait in {self.settings.folder} ({self.link.state.reason or 'the server was not asked'});"
             f" send them with: runstream sync {self.settings.folder}"
         )
 

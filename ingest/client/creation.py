@@ -41,29 +41,31 @@ def create(
         body["experiment_id"] = renamed[str(about["id"])] = experiment(link, str(about["name"]), {})
     if wanted["what"] == "model":
         return _create_model(link, body, renamed)
-    try:
-        return _create_own(link, f"{OWN}/runs/create", body)
-    except RefusedError as error:
-        if error.status not in (404, 405) or error.code == "RESOURCE_DOES_NOT_EXIST":
-            raise
+    if (answer := _create_own(link, f"{OWN}/runs/create", body)) is not None:
+        return answer
     return _create_elsewhere(link, body, renamed, spool)
 
 
 def _create_model(link: Link, body: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
     body["source_run_id"] = renamed.get(str(body["source_run_id"]), body["source_run_id"])
-    try:
-        return _create_own(link, f"{OWN}/logged-models/create", body)
-    except RefusedError as error:
-        if error.status not in (404, 405) or error.code == "RESOURCE_DOES_NOT_EXIST":
-            raise
+    if (made := _create_own(link, f"{OWN}/logged-models/create", body)) is not None:
+        return made
     own_id = str(body.pop("model_id"))
     answer = link.call("POST", f"{MLFLOW}/logged-models", body)
     renamed[own_id] = str(answer["model"]["info"]["model_id"])
     return answer
 
 
-def _create_own(link: Link, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    return link.call("POST", path, body)
+def _create_own(link: Link, path: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """``None`` where the server has no such route, or does not take just this there, as a name that is very long: then
+    MLflow's own route has the last word."""
+    try:
+        return link.call("POST", path, body)
+    except RefusedError as error:
+        unknown = error.status in (404, 405) and error.code != "RESOURCE_DOES_NOT_EXIST"
+        if unknown or error.code == "INVALID_PARAMETER_VALUE":
+            return None
+        raise
 
 
 def _create_elsewhere(

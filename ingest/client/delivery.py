@@ -86,8 +86,8 @@ class Delivery:
         return True
 
     def _elsewhere(self, run_id: str) -> bool:
-        """Whether the run has got another id, on a server that chooses ids itself."""
-        if run_id in self.renamed or self.link.offers().get("create"):
+        """Whether the run has got another id, from a server that chose it itself."""
+        if run_id in self.renamed:
             return False
         found = find_run(self.link, run_id)
         if found is None:

@@ -151,7 +151,7 @@ class Link:
         answer = None
         timeout_s = max(min(timeout_s, self.deadline - time.monotonic()), _LEAST_TIMEOUT_S)
         for _ in range(2):
-            headers = {"Content-Type": content_type, "User-Agent": "runstream-client/1", **self._headers()}
+            headers = {**self._headers(), "Content-Type": content_type, "User-Agent": "runstream-client/1"}
             if hasattr(data, "seek"):
                 data.seek(0)
             try:

@@ -14,6 +14,10 @@ from runstream.ingest.client import settings as _settings
 
 # What ``enable`` was given, instead of the environment.
 _enabled: _settings.SpoolSettings | None = None
+_REGISTRIES = {
+    "mlflow.tracking._tracking_service.utils": "_tracking_store_registry",
+    "mlflow.tracking._model_registry.utils": "_model_registry_store_registry",
+}
 
 
 def build_store(store_uri: str, artifact_uri: str | None = None, **_: Any) -> Any:
@@ -25,11 +29,30 @@ def build_store(store_uri: str, artifact_uri: str | None = None, **_: Any) -> An
 
             return spooling_store(store_uri, wanted)
         except Exception as error:
-            # A training must start, spooled or not.
-            logging.getLogger("runstream").warning("the spool cannot be used with this MLflow: %r", error)
+            _say(error)
     from mlflow.tracking._tracking_service.utils import _get_rest_store
 
     return _get_rest_store(store_uri)
+
+
+def build_registry_store(store_uri: str, tracking_uri: str | None = None, **_: Any) -> Any:
+    """The model registry store for a server's address."""
+    wanted = _enabled or _settings.from_environment()
+    if wanted is not None:
+        try:
+            from runstream.ingest.client.registry import spooling_registry
+
+            return spooling_registry(store_uri, wanted)
+        except Exception as error:
+            _say(error)
+    from mlflow.tracking._model_registry.utils import _get_rest_store
+
+    return _get_rest_store(store_uri)
+
+
+def _say(error: Exception) -> None:
+    # A training must start, spooled or not.
+    logging.getLogger("runstream").warning("the spool cannot be used with this MLflow: %r", error)
 
 
 def enable(wanted: _settings.SpoolSettings | None) -> None:
@@ -38,10 +61,9 @@ def enable(wanted: _settings.SpoolSettings | None) -> None:
     _enabled = wanted
     import sys
 
-    utils = sys.modules.get("mlflow.tracking._tracking_service.utils")
-    if utils is not None:
-        # MLflow keeps the stores that it has built (TrackingStoreRegistry, an lru_cache).
-        cached = getattr(utils._tracking_store_registry, "_get_store_with_resolved_uri", None)
-        clear = getattr(cached, "cache_clear", None)
+    for module, registry in _REGISTRIES.items():
+        # MLflow keeps the stores that it has built (TrackingStoreRegistry, ModelRegistryStoreRegistry: lru_caches).
+        known = getattr(sys.modules.get(module), registry, None)
+        clear = getattr(getattr(known, "_get_store_with_resolved_uri", None), "cache_clear", None)
         if clear is not None:
             clear()

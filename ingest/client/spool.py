@@ -7,6 +7,7 @@ a local disk. What was written is in the page cache: it survives the process, an
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -30,6 +31,8 @@ _RETIRED_S = 60.0
 _SHOWN = 100
 
 _one = points_encoder(1)
+# No name is used twice, also after its file was delivered and removed: marks, and whoever sent it, mean that one.
+_numbers = itertools.count()
 
 
 class _Part:
@@ -234,13 +237,12 @@ class RunSpool:
     def _create(self, about: Mapping[str, Any]) -> _Part:
         stem = f"{quote(about['host'], safe='')}-{about['boot']}-{about['pid']}-{about['started']}"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-        number = len(self.parts)
         while True:
-            path = self.folder / f"{stem}-{number:05d}{SUFFIX}"
+            path = self.folder / f"{stem}-{next(_numbers):05d}{SUFFIX}"
             try:
                 return _Part(path, os.open(path, flags, 0o644))
             except FileExistsError:
-                number += 1
+                pass
 
     def _name(self, part: _Part, keys: Iterable[str]) -> list[int]:
         """Codes of names, new ones written down first: who reads a point has read its name."""

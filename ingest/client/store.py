@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from functools import partial
 from typing import Any
 
@@ -28,11 +27,6 @@ from runstream.schemas import frame
 
 # Calls whose answer nobody reads, spooled as they are: the message, and where it says which run it is for.
 _SPOOLED = ("LogInputs", "LogOutputs", "LogModel", "DeleteTag")
-_PROBE_S = 3.0
-# A server that did not answer is not asked again for this long.
-_AWAY_S = 10.0
-# What a server has answered says for this long that it is there: MLflow's own calls would try again for minutes.
-_FRESH_S = 5.0
 _RUNS_KEPT = 256
 # Begins the names of MLflow's system metrics (SystemMetricsMonitor).
 _SYSTEM = "system/"
@@ -56,7 +50,6 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
         self._spools = client.spools
         self._auto_step = client.settings.auto_step
         self._known: dict[str, dict[str, Any]] = {}
-        self._asked_at = 0.0
 
     # --- writes ------------------------------------------------------------------------------------------------
 
@@ -153,15 +146,12 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
             path, method = self._METHOD_TO_INFO[api]
             self._spool_call(str(body["run_id"]), method, path, body)
             return api.Response()
-        left = self._flush() if self.client.spools or self.client.sender.files else 0
-        if not self._online():
+        if self.client.spools or self.client.sender.files:
+            self._flush()
+        if not self.client.online():
             if (answer := self._model_here(name, api, body, kwargs.get("endpoint"))) is not None:
                 return answer
-            raise MlflowException(
-                f"{name} needs the server {self.client.uri}, which is not there"
-                f" ({self.client.status().state}: {self.client.link.state.reason}); "
-                + self.client.left_sentence(left)
-            )
+            raise MlflowException(self.client.unanswered(name))
         if renamed := self.client.sender.delivery.renamed:
             # A server that chooses ids itself has given the run another one.
             for ours, theirs in renamed.items():
@@ -194,26 +184,6 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
         if "model" in response.DESCRIPTOR.fields_by_name:
             parse_dict({"model": model}, response)
         return response
-
-    def _online(self) -> bool:
-        """Whether the server answers, as far as is known; asks if nothing is known, for a few seconds at most."""
-        client = self.client
-        if client.settings.offline:
-            return False
-        state = client.link.state
-        if state.state == "up" and time.monotonic() - state.heard < _FRESH_S:
-            return True
-        if state.state in ("away", "denied") and time.monotonic() - self._asked_at < _AWAY_S:
-            return state.state == "denied"
-        self._asked_at = time.monotonic()
-        try:
-            client.sender.probe(_PROBE_S)
-        except AwayError:
-            return False
-        except DeniedError:
-            # MLflow's own call will say so.
-            return True
-        return True
 
     def _flush(self) -> int:
         return self.client.flush()
@@ -253,7 +223,7 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
 
     def _create_now(self, wanted: dict[str, Any]) -> dict[str, Any] | None:
         """The server's answer; ``None`` if it has to be created later."""
-        if not self._online():
+        if not self.client.online():
             return None
         # Only under a key can others know of this run.
         spool = self.client.settings.folder if self.client.settings.run_key else None
@@ -281,7 +251,7 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
             # Some MLflow (3.1) looks at the run's inputs before every point that it logs: as they were is good enough.
             return _run(known)
         left = self._flush()
-        if self._online() and not (left and self.client.link.state.state == "away"):
+        if self.client.online() and not (left and self.client.link.state.state == "away"):
             run = super().get_run(run_id)
             self._know(run_id, json.loads(message_to_json(run.to_proto())))
             return run
@@ -314,7 +284,7 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
     # --- experiments -------------------------------------------------------------------------------------------
 
     def get_experiment_by_name(self, experiment_name: str) -> Any:
-        if self._online():
+        if self.client.online():
             return super().get_experiment_by_name(experiment_name)
         return _experiment(local_runs.made_up_experiment(self.client.settings.folder, experiment_name))
 
@@ -322,13 +292,13 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
         about = local_runs.made_up_name(self.client.settings.folder, str(experiment_id))
         if about is not None:
             return self.get_experiment_by_name(about["name"])
-        if self._online():
+        if self.client.online():
             return super().get_experiment(experiment_id)
         made = local_runs.made_up_experiment(self.client.settings.folder, "Default")
         return _experiment({**made, "experiment_id": str(experiment_id)})
 
     def create_experiment(self, name: str, artifact_location: Any = None, tags: Any = None) -> str:
-        if self._online():
+        if self.client.online():
             return str(super().create_experiment(name, artifact_location, tags))
         body = {"tags": [{"key": tag.key, "value": str(tag.value)} for tag in tags or []]}
         if artifact_location:

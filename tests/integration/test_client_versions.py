@@ -62,7 +62,7 @@ def test_a_training_with_and_without_the_switch(
     made = environment(tmp_path / "environment", python, mlflow, wheel)
     rest = Rest(server.url)
     seen = {}
-    for name, switch in (("with", {}), ("without", {"RUNSTREAM_SPOOL": ""})):
+    for name, switch in (("without", {"RUNSTREAM_SPOOL": ""}), ("with", {})):
         with training("reads", tmp_path, server.url, name=name, python=made.python, **switch) as one:
             one.wait()
         assert "Traceback" not in one.text(), one.text()

@@ -23,20 +23,23 @@ class TokenProxy:
         self.refused = 0
         self._target = target
         self._every_s = every_s
-        self._token = ""
+        self._token = self._coming = ""
         self._over = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._threads = [threading.Thread(target=work) for work in (self._server.serve_forever, self._expire)]
 
     def renew(self) -> None:
-        """A new token, in the file."""
-        self._token = secrets.token_hex(8)
-        self.file.write_text(self._token)
+        """A new token, in the file; the old one is refused from then on."""
+        new, beside = secrets.token_hex(8), self.file.with_suffix(".new")
+        beside.write_text(new)
+        self._coming = new
+        beside.rename(self.file)
+        self._token = new
 
     def spoil(self) -> None:
         """The token in the file is no longer accepted."""
-        self._token = secrets.token_hex(8)
+        self._token = self._coming = secrets.token_hex(8)
 
     def _expire(self) -> None:
         while not self._over.wait(self._every_s):
@@ -53,7 +56,8 @@ class TokenProxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 given = self.headers.get("Authorization", "")
                 ours = self.headers.get("User-Agent", "").startswith("runstream-client")
-                if given != f"Bearer {proxy._token if ours else proxy.lasting}":
+                taken = (proxy._token, proxy._coming) if ours else (proxy.lasting,)
+                if given not in [f"Bearer {token}" for token in taken]:
                     proxy.refused += 1
                     self.reply(401, b'{"message": "the token has expired"}')
                     return

@@ -222,6 +222,18 @@ def test_marks_are_the_furthest_of_all_senders(tmp_path: Path) -> None:
     assert again.names == {0: "loss"}, "the dictionary before the mark is known"
 
 
+def test_no_file_has_the_name_of_one_that_was_delivered(tmp_path: Path) -> None:
+    names = set()
+    for _ in range(3):
+        spool, _ = make(tmp_path)
+        spool.point("loss", 0, 0, 1.0)
+        spool.close()
+        (path,) = spool_files(tmp_path)
+        names.add(path.name)
+        path.unlink()
+    assert len(names) == 3
+
+
 def test_a_writer_that_is_dead_is_known_to_be(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from runstream.ingest.client.spool import RunSpool, run_folder\n"
