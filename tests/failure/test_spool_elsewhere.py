@@ -80,8 +80,8 @@ def test_what_a_server_refuses_is_found_and_the_rest_is_stored(
         run.log_params({"p1": "another value"})
         run.set_tags({**{f"t{n}": "x" * 3_000 for n in range(250)}, "no?": 1, "too long": "x" * 2_000_000})
     output = sync(tmp_path, "--to", url)
-    for name in (*bad, "long", "huge", "p1", "too long"):
-        assert f"{name[:40]}" in output, output
+    for name in (*(f"metric {key!r}" for key in bad), "param 'p1'", "tag 'no?'"):
+        assert output.count(f"{name}: ") == 1, output
     rest = Rest(url)
     found = server_run(rest, run_id)
     there = found["info"]["run_id"]
@@ -90,13 +90,15 @@ def test_what_a_server_refuses_is_found_and_the_rest_is_stored(
         assert steps == list(range(number, 300, 7))
     params = values(found["data"]["params"])
     assert {name: params.get(name) for name in ("p0", "p1", "p249")} == {"p0": "0", "p1": "1", "p249": "249"}
+    # What is too long is cut by MLflow's server.
+    assert {params[name].strip("z") for name in ("long", "huge")} == {""}
     tags = values(found["data"]["tags"])
-    assert {f"t{n}" for n in range(250)} <= set(tags)
+    assert {"too long", *(f"t{n}" for n in range(250))} <= set(tags)
     shown = {key: float(rest.history(there, key)[0]["value"]) for key in ("nan", "up", "down", "zero")}
     assert math.isnan(shown["nan"])
     assert shown["up"] > 1e308
     assert shown["down"] < -1e308
-    assert math.copysign(1.0, shown["zero"]) == -1.0 or "stock" in str(found)
+    assert shown["zero"] == 0.0
     assert found["info"]["status"] == "FINISHED"
 
 

@@ -128,7 +128,7 @@ def test_tokens_that_expire_stop_nothing(
         named = {"RUNSTREAM_TOKEN_FILE": str(proxy.file), "MLFLOW_TRACKING_TOKEN": proxy.lasting}
         with training("slow", tmp_path, proxy.url, **named) as one:
             one.wait()
-        assert proxy.refused, "no token has expired"
+        assert proxy.renewed > 2
         assert "not accepted" not in one.text(), "a fresh token was there each time"
         proxy.renewing = False
         proxy.spoil()
@@ -136,6 +136,7 @@ def test_tokens_that_expire_stop_nothing(
             late.wait()
         assert "not accepted" in late.text(), late.text()
         assert "unreachable" not in late.text(), late.text()
+        assert proxy.refused
         proxy.renewing = True
         proxy.renew()
         sync(one.spool, "--to", runstream_server.url)

@@ -178,7 +178,8 @@ def check(rest: Rest, *trainings: Training, unacknowledged: int = 0) -> None:
         wanted += one.points()
     assert wanted
     found = stored(rest, wanted)
-    assert wanted - found == Counter(), "lost"
+    lost = wanted - found
+    assert lost == Counter(), f"lost {lost.most_common(20)} of {len(wanted)}"
     extra = found - wanted
     assert sum(extra.values()) <= unacknowledged, extra
     assert set(found.values()) == {1}, "doubled"

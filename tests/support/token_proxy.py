@@ -14,13 +14,13 @@ import requests
 
 class TokenProxy:
     """While ``renewing``, a new token is in ``file`` every ``every_s`` seconds, and the old one is refused at once.
-    ``lasting`` is accepted too, but not for ``Runstream``'s client."""
+    ``lasting`` is accepted too, but not for ``Runstream``'s client. Counts what it has ``refused`` and ``renewed``."""
 
     def __init__(self, target: str, file: Path, every_s: float) -> None:
         self.file = file
         self.lasting = secrets.token_hex(8)
         self.renewing = True
-        self.refused = 0
+        self.refused = self.renewed = 0
         self._target = target
         self._every_s = every_s
         self._token = self._coming = ""
@@ -36,6 +36,7 @@ class TokenProxy:
         self._coming = new
         beside.rename(self.file)
         self._token = new
+        self.renewed += 1
 
     def spoil(self) -> None:
         """The token in the file is no longer accepted."""
