@@ -251,15 +251,22 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
             # Some MLflow (3.1) looks at the run's inputs before every point that it logs: as they were is good enough.
             return _run(known)
         left = self._flush()
-        if self.client.online() and not (left and self.client.link.state.state == "away"):
-            run = super().get_run(run_id)
-            self._know(run_id, json.loads(message_to_json(run.to_proto())))
-            return run
+        if self.client.online() and not (left and self.client.link.state.state in ("away", "denied")):
+            try:
+                run = super().get_run(run_id)
+            except MlflowException:
+                # A run of this process, that the server has not been told of or whose credentials have just expired:
+                # MLflow asks for it at the end of each, and a training must not end with that.
+                if known is None:
+                    raise
+            else:
+                self._know(run_id, json.loads(message_to_json(run.to_proto())))
+                return run
         if not self.client.settings.offline:
             self.client.complain(
                 "local run", f"runs are shown as the spool knows them; {self.client.left_sentence(left)}"
             )
-        return _run(local_runs.spooled_run(self.client.settings.folder, run_id, self._known.get(run_id)))
+        return _run(local_runs.spooled_run(self.client.settings.folder, run_id, known))
 
     def update_run_info(self, run_id: str, run_status: Any, end_time: Any, run_name: Any) -> Any:
         from mlflow.entities import RunStatus

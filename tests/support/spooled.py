@@ -121,9 +121,10 @@ def sync_process(spool: Path, *options: str, **environment: str) -> subprocess.P
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """``kill -9``."""
+    """``kill -9``; once more is no error."""
     process.kill()
-    process.communicate()
+    if process.stdout is not None and not process.stdout.closed:
+        process.communicate()
 
 
 def sync(spool: Path, *options: str, status: int = 0, **environment: str) -> str:
