@@ -13,6 +13,7 @@ from typing import Any
 from mlflow.entities import Experiment, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos import service_pb2 as pb
+from mlflow.store.tracking import rest_store
 from mlflow.store.tracking.rest_store import RestStore
 from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.proto_json_utils import message_to_json, parse_dict
@@ -143,7 +144,7 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
         name = api.DESCRIPTOR.name
         body = json.loads(json_body) if isinstance(json_body, str) and json_body else json_body or {}
         if name in _SPOOLED and isinstance(body, dict) and body.get("run_id") and not args and not kwargs:
-            path, method = self._METHOD_TO_INFO[api]
+            path, method = self._route(api)
             self._spool_call(str(body["run_id"]), method, path, body)
             return api.Response()
         if self.client.spools or self.client.sender.files:
@@ -157,6 +158,12 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
             for ours, theirs in renamed.items():
                 json_body = json_body.replace(ours, theirs) if isinstance(json_body, str) else json_body
         return super()._call_endpoint(api, json_body, *args, **kwargs)
+
+    def _route(self, api: Any) -> tuple[str, str]:
+        """Path and method of a call; a table of the module's in MLflow up to 3.1, of the class's since."""
+        table = getattr(self, "_METHOD_TO_INFO", None) or rest_store._METHOD_TO_INFO
+        path, method = table[api]
+        return str(path), str(method)
 
     def _model_here(self, name: str, api: Any, body: Any, endpoint: str | None) -> Any:
         """What MLflow asks of logged models, for those that are made here while there is no server."""
@@ -176,7 +183,7 @@ class SpoolingStore(RestStore):  # type: ignore[misc]
             if found is None:
                 return None
             model = found
-            _, method = self._METHOD_TO_INFO[api]
+            _, method = self._route(api)
             if method != "GET":
                 run_id = model["info"]["source_run_id"]
                 self._spool_call(run_id, method, f"/{str(endpoint).lstrip('/')}", body)
