@@ -275,7 +275,7 @@ def test_a_requeued_job_goes_on_in_the_runs_that_its_key_names(
 ) -> None:
     # As SLURM tells of a preemption, and starts the same job again.
     job = {"SLURM_JOB_ID": "77", "RUNSTREAM_RUN_KEY": f"slurm-{stop}"}
-    jobs = []
+    jobs: list[tuple[Training, str, str]] = []
     for attempt in range(2):
         with training(
             "keyed", tmp_path, runstream_server.url, name=f"try{attempt}", KEY=str(attempt), **job
