@@ -65,7 +65,7 @@ def test_ranks_log_into_one_run_from_files_of_their_own(
             named = {variables[rank % 3]: str(rank), "KEY": str(rank), "MLFLOW_RUN_ID": run_id}
             running.append(Training("some", tmp_path, runstream_server.url, f"rank{rank}", **named))
         for one in running:
-            one.wait()
+            one.wait(within_s=600.0)
     finally:
         for one in running:
             one.kill()

@@ -54,10 +54,10 @@ class Training:
                 },
             )
 
-    def wait(self, status: int = 0) -> None:
+    def wait(self, status: int = 0, within_s: float = WITHIN_S) -> None:
         """Until it ends by itself, with this status."""
         try:
-            found = self.process.wait(WITHIN_S)
+            found = self.process.wait(within_s)
         finally:
             self.kill()
         assert found == status, self.text()[-3000:]
