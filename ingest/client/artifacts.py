@@ -52,7 +52,7 @@ def upload_all(link: Link, run_folder: Path, run_id: str, renamed: Mapping[str, 
                 else _place_of_model(link, renamed.get(model_id, model_id))
             )
         version = _version(path)
-        _upload(link, places[root], path, path.relative_to(root).as_posix())
+        upload(link, places[root], path, path.relative_to(root).as_posix())
         _note(run_folder, path.relative_to(run_folder).as_posix(), version)
     return len(files)
 
@@ -68,7 +68,8 @@ def _place_of_model(link: Link, model_id: str) -> str:
     return str(found["model"]["info"]["artifact_uri"])
 
 
-def _upload(link: Link, place: str, path: Path, inner: str) -> None:
+def upload(link: Link, place: str, path: Path, inner: str) -> None:
+    """Upload a file to ``inner`` below an artifact address of the server's. Raises like ``Link.request``."""
     parts = urlsplit(place)
     if parts.scheme == "mlflow-artifacts" or _PROXY in parts.path:
         root = parts.path.partition(_PROXY)[2] if _PROXY in parts.path else parts.path

@@ -26,7 +26,7 @@ class _Commands(click.Group):
     """Turns expected errors into one line on standard error and exit status 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "metrics", "sync"])
+        return sorted([*super().list_commands(ctx), "export", "import", "metrics", "sync"])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "metrics":
@@ -37,6 +37,16 @@ class _Commands(click.Group):
                 return _without_notebook()
 
             return metrics
+        if cmd_name == "import":
+            _require("server", "clickhouse_connect", "httpx", "numpy", "pydantic_settings", "sqlalchemy")
+            from runstream.commands.importing import import_
+
+            return import_
+        if cmd_name == "export":
+            _require("notebook", "httpx", "numpy", "pyarrow")
+            from runstream.commands.exporting import export
+
+            return export
         if cmd_name == "sync":
             from runstream.commands.sync import sync
 

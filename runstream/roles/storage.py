@@ -13,6 +13,7 @@ from runstream.clickhouse import connect, parse_url
 from runstream.clickhouse.embedded import EmbeddedDatabase
 from runstream.clickhouse.migrate import migrate, status
 from runstream.clickhouse.part_guard import PartGuard
+from runstream.importing.adoption import AdoptingBarrier
 from runstream.ingest.writer.barrier import LocalBarrier
 from runstream.ingest.writer.config import WriterConfig
 from runstream.ingest.writer.latest import LatestValues, open_latest
@@ -72,7 +73,13 @@ async def _storage(settings: StorageSettings) -> None:
         )
         folder = Path(parse_url(settings.clickhouse.get_secret_value()).path or "") / _SQL_FOLDER
         statements = SqlProcess(database, folder, max_query_s=config.sql_timeout_s)
-        app = create_app(database, LocalBarrier(consumer, writer), config, hub, statements, small)
+        barrier = AdoptingBarrier(
+            LocalBarrier(consumer, writer),
+            settings.metadata.get_secret_value(),
+            database,
+            changing=small.changing,
+        )
+        app = create_app(database, barrier, config, hub, statements, small)
 
         def rewritten() -> int:
             with small.changing():
@@ -136,7 +143,8 @@ async def _query(settings: StorageSettings) -> None:
     barrier = KafkaBarrier(kafka_settings(settings))
     try:
         await barrier.start()
-        app = create_app(database, barrier, config, statements=statements)
+        adopting = AdoptingBarrier(barrier, settings.metadata.get_secret_value(), database)
+        app = create_app(database, adopting, config, statements=statements)
         add_watch_routes(app, exposer(), {"clickhouse": database.ping})
         await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
     finally:

@@ -32,6 +32,25 @@ def installed(version: str, folder: Path, *, alone: bool = False) -> Path:
     return target
 
 
+def environment(version: str, folder: Path) -> Path:
+    """The interpreter of an environment of its own with this MLflow's client and stores of databases and files: for
+    versions that what is installed here is too new for. Skips the test where it cannot be made."""
+    if importlib.util.find_spec("uv") is None:
+        pytest.skip("uv is not installed: `make install` brings it")
+    python = folder / f"mlflow-{version}" / "bin" / "python"
+    wanted = [f"mlflow-skinny=={version}", "sqlalchemy<2.1", "alembic", "sqlparse"]
+    for command in (
+        ["uv", "venv", "--quiet", "--python", sys.executable, str(python.parents[1])],
+        ["uv", "pip", "install", "--quiet", "--python", str(python), *wanted],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], capture_output=True, text=True, timeout=_INSTALL_TIMEOUT_S
+        )
+        if done.returncode != 0:
+            pytest.skip(f"MLflow {version} cannot be installed: {done.stderr[-300:]}")
+    return python
+
+
 @dataclass
 class Seen:
     """What trainings have seen."""

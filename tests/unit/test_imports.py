@@ -54,7 +54,7 @@ DOORS = {
     "msgspec": ("ingest/gateway/", "ingest/control/", "query/", "schemas/"),
     "mlflow": ("query/", "runstream/roles/tracking", "ingest/client/"),
     "requests": ("ingest/client/link",),
-    "crc32c": ("schemas/frame",),
+    "crc32c": ("schemas/frame", "runstream/importing/tensorboard_"),
 }
 
 
