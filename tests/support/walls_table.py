@@ -66,6 +66,7 @@ def _runs() -> Iterator[Probe]:
     for api in APIS:
         yield _of("GET", f"{api}/runs/get", "run_id={run}")
         yield _of("POST", f"{api}/runs/search", body={"experiment_ids": ["{experiment}"]})
+        yield _of("POST", f"{api}/logged-models/search", body={"experiment_ids": ["{experiment}"]})
         yield _of("GET", f"{api}/experiments/get", "experiment_id={experiment}")
         yield _of("GET", f"{api}/experiments/get-by-name", "experiment_name={name}")
         for change, body in _changes(api):
