@@ -23,7 +23,8 @@ _PYTHONS = {"_replace", "_getframe"}
 
 DOORS: dict[str, set[str]] = {
     "ingest/client": {
-        "_tracking_service", "_get_rest_store", "_tracking_store_registry", "_generate_random_name", "_call_endpoint",
+        "_tracking_service", "_get_rest_store", "_generate_random_name", "_call_endpoint",
+        "_model_registry", "_METHOD_TO_INFO",
     },
     "ingest/gateway/http": {"_waiter", "_current_request", "_messages"},
     "ingest/queue/kafka": {"_client", "_message_accumulator", "_pending_batches", "_batches", "_drain_waiter"},
@@ -33,7 +34,8 @@ DOORS: dict[str, set[str]] = {
 
 _MLFLOW = (
     ("mlflow.tracking._tracking_service.utils", "_get_rest_store"),
-    ("mlflow.tracking._tracking_service.utils", "_tracking_store_registry"),
+    ("mlflow.tracking._model_registry.utils", "_get_store_registry"),
+    ("mlflow.store.tracking.rest_store", "_METHOD_TO_INFO"),
     ("mlflow.utils.name_utils", "_generate_random_name"),
     ("mlflow.store.tracking.rest_store", "RestStore._call_endpoint"),
     ("mlflow.utils.validation", "_validate_metric"),
