@@ -36,7 +36,7 @@ _MLFLOW = (
     ("mlflow.tracking._tracking_service.utils", "_get_rest_store"),
     ("mlflow.tracking._tracking_service.utils", "_tracking_store_registry._get_store_with_resolved_uri"),
     ("mlflow.tracking._model_registry.utils", "_get_rest_store"),
-    ("mlflow.tracking._model_registry.utils", "_model_registry_store_registry._get_store_with_resolved_uri"),
+    ("mlflow.tracking._model_registry.registry", "ModelRegistryStoreRegistry._get_store_with_resolved_uri"),
     ("mlflow.store.tracking.rest_store", "RestStore._METHOD_TO_INFO"),
     ("mlflow.utils.name_utils", "_generate_random_name"),
     ("mlflow.store.tracking.rest_store", "RestStore._call_endpoint"),
