@@ -7,7 +7,8 @@ turns them into status codes.
 from __future__ import annotations
 
 import json
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, Final
 
 
 class RunstreamError(Exception):
@@ -47,21 +48,40 @@ class ConfigError(RunstreamError):
     """A setting is wrong or a needed part is missing; the message is one line and says what to do."""
 
 
+# Codes of Runstream's own, for what MLflow has one code but HTTP has statuses of its own: what clients are shown.
+SHOWN_AS: Final = MappingProxyType(
+    {
+        "NOT_ACCEPTABLE": "INVALID_PARAMETER_VALUE",
+        "BODY_TOO_LARGE": "INVALID_PARAMETER_VALUE",
+        "HEAD_TOO_LARGE": "INVALID_PARAMETER_VALUE",
+        "UNSUPPORTED_MEDIA_TYPE": "INVALID_PARAMETER_VALUE",
+        "HTTP_VERSION_NOT_SUPPORTED": "INVALID_PARAMETER_VALUE",
+        "UPLOAD_BROKEN": "TEMPORARILY_UNAVAILABLE",
+        "NOTHING_DONE": "TEMPORARILY_UNAVAILABLE",
+    }
+)
+
+
 class MlflowError(RunstreamError):
     """An answer in MLflow's own error shape.
 
-    ``error_code`` is one of MLflow's (``INVALID_PARAMETER_VALUE``, …); ``status`` the HTTP status that MLflow
-    maps it to. ``body()`` is byte-compatible with ``MlflowException.serialize_as_json`` of MLflow 3.17.
+    ``code`` is one of MLflow's (``INVALID_PARAMETER_VALUE``, …) or one of Runstream's own, finer ones (``SHOWN_AS``);
+    ``schemas.mlflow.statuses`` has the HTTP status of each. ``error_code`` is what clients are shown, and ``body()`` is
+    byte-compatible with ``MlflowException.serialize_as_json`` of MLflow 3.17.
     """
 
     # mlflow.exceptions: the error class is the code, but for these.
     _CLASSES: ClassVar[dict[str, str]] = {"RESOURCE_DOES_NOT_EXIST": "RESOURCE_NOT_FOUND"}
 
-    def __init__(self, message: str, error_code: str = "INVALID_PARAMETER_VALUE", status: int = 400) -> None:
+    def __init__(self, message: str, code: str = "INVALID_PARAMETER_VALUE") -> None:
         super().__init__(message)
         self.message = message
-        self.error_code = error_code
-        self.status = status
+        self.code = code
+
+    @property
+    def error_code(self) -> str:
+        """The code in the answer, which MLflow's clients know."""
+        return SHOWN_AS.get(self.code, self.code)
 
     def body(self) -> bytes:
         """The JSON body of the answer, UTF-8."""

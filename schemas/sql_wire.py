@@ -42,8 +42,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     """A ``MlflowError``."""
 
     message: str
-    error_code: str
-    status: int
+    code: str
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

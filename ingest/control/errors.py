@@ -11,7 +11,7 @@ class PassOnError(Exception):
 
 def missing(message: str) -> MlflowError:
     """``RESOURCE_DOES_NOT_EXIST``."""
-    return MlflowError(message, "RESOURCE_DOES_NOT_EXIST", 404)
+    return MlflowError(message, "RESOURCE_DOES_NOT_EXIST")
 
 
 def no_run(run_id: str) -> MlflowError:

@@ -137,7 +137,7 @@ def update_experiment(session: Session, change: UpdateExperiment) -> Body:
     """``rename_experiment``."""
     found = lock_experiment(session, change.experiment_id)
     if found.lifecycle_stage != ACTIVE:
-        raise MlflowError("Cannot rename a non-active experiment.", "INVALID_STATE", 500)
+        raise MlflowError("Cannot rename a non-active experiment.", "INVALID_STATE")
     taken = session.rows(
         "SELECT experiment_id FROM experiments WHERE workspace = ? AND name = ?",
         [found.workspace, change.new_name],

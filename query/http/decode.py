@@ -16,7 +16,7 @@ async def decode(request: web.Request, kind: type[T]) -> T:
     """The body as a request. Raises ``MlflowError`` that says what is wrong with it."""
     content_type = request.headers.get("Content-Type", "").split(";")[0].strip().lower()
     if content_type != "application/json":
-        raise MlflowError("Content-Type must be application/json", "INVALID_PARAMETER_VALUE", 415)
+        raise MlflowError("Content-Type must be application/json", "UNSUPPORTED_MEDIA_TYPE")
     body: Any = await request.read()
     try:
         return msgspec.json.decode(body, type=kind)

@@ -1,4 +1,4 @@
-"""Answers for what goes wrong in the query service: the only place here that knows status codes."""
+"""Answers for what goes wrong in the query service: the only place here that makes statuses of errors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from aiohttp import web
 
 from runstream.query.http.workers import BusyError
 from runstream.schemas.errors import MlflowError
+from runstream.schemas.mlflow.statuses import passing, status_of
 from runstream.schemas.ports.database import DatabaseError
 from runstream.schemas.wire import STALE_HEADER
 
@@ -34,7 +35,7 @@ def json_answer(body: bytes, *, fresh: bool = True) -> web.Response:
 def failure(error: MlflowError, headers: dict[str, str] | None = None) -> web.Response:
     """An error in MLflow's shape."""
     return web.Response(
-        status=error.status, body=error.body(), headers={"Content-Type": JSON, **(headers or {})}
+        status=status_of(error), body=error.body(), headers={"Content-Type": JSON, **(headers or {})}
     )
 
 
@@ -47,13 +48,12 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
     except MlflowError as error:
         return failure(error)
     except BusyError as error:
-        return failure(MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", 429), _RETRY_AFTER)
+        return failure(passing(str(error), nothing_done=True), _RETRY_AFTER)
     except DatabaseError as error:
         _log.warning("a read failed", extra={"path": request.path, "code": error.code, "error": str(error)})
         # The server's own engine has its parts repaired (runstream.clickhouse.part_guard), in a second or two.
         damaged = error.code in _DAMAGED
         if damaged or error.retryable:
             what = "A part of the points cannot be read now" if damaged else "ClickHouse is away"
-            answer = MlflowError(f"{what}; try again", "TEMPORARILY_UNAVAILABLE", 503)
-            return failure(answer, _RETRY_AFTER)
-        return failure(MlflowError("ClickHouse could not answer", "INTERNAL_ERROR", 500))
+            return failure(passing(what, nothing_done=False), _RETRY_AFTER)
+        return failure(MlflowError("ClickHouse could not answer", "INTERNAL_ERROR"))

@@ -188,7 +188,7 @@ _BY_TYPE = {
 def negotiate(accept: str | None) -> Format:
     """The format that an ``Accept`` header prefers; an Arrow stream without one.
 
-    Raises ``MlflowError`` (406) when it names none of ours.
+    Raises ``MlflowError`` (NOT_ACCEPTABLE) when it names none of ours.
     """
     if not accept or not accept.strip():
         return FORMATS["arrow"]
@@ -206,5 +206,5 @@ def negotiate(accept: str | None) -> Format:
             ranked.append((-quality, place, _BY_TYPE[name]))
     if not ranked:
         known = ", ".join(name for name in _BY_TYPE if "*" not in name)
-        raise MlflowError(f"no such format; this can be answered as {known}", "INVALID_PARAMETER_VALUE", 406)
+        raise MlflowError(f"no such format; this can be answered as {known}", "NOT_ACCEPTABLE")
     return FORMATS[min(ranked)[2]]

@@ -29,7 +29,7 @@ def roles_only(token: str) -> Middleware:
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path not in _FOR_ANYBODY and not carries(request, token):
             raise MlflowError(
-                "This is a part of Runstream behind its gateway; ask the gateway", "PERMISSION_DENIED", 403
+                "This is a part of Runstream behind its gateway; ask the gateway", "PERMISSION_DENIED"
             )
         return await handler(request)
 

@@ -139,7 +139,7 @@ class InternalRoutes:
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             if not carries(request, self._token):
-                raise MlflowError("This route is Runstream's own", "PERMISSION_DENIED", 403)
+                raise MlflowError("This route is Runstream's own", "PERMISSION_DENIED")
             return await handler(request)
 
         return guarded

@@ -67,7 +67,7 @@ _IN = frozenset(("in", "notin", "nullin", "notnullin", "globalin", "globalnotin"
 
 def refuse(reason: str) -> MlflowError:
     """The error for a query that is not allowed."""
-    return MlflowError(f"This query is not allowed: {reason}", "INVALID_PARAMETER_VALUE", 400)
+    return MlflowError(f"This query is not allowed: {reason}")
 
 
 def check_text(text: str) -> set[str]:

@@ -50,7 +50,7 @@ class SqlRoute:
     async def sql(self, request: web.Request) -> web.Response:
         """The result of a query, whole: it is bounded. A caller that leaves ends it."""
         if self._statements is None:
-            raise MlflowError(_OFF, "PERMISSION_DENIED", 403)
+            raise MlflowError(_OFF, "PERMISSION_DENIED")
         wanted = await decode(request, SqlRequest)
         chosen = negotiate(request.headers.get("Accept"))
         check_parameters(check_text(wanted.query), wanted.parameters)

@@ -116,7 +116,7 @@ class JsonErrors(web.RequestHandler):
         code, said = ("INTERNAL_ERROR", "Internal server error")
         if status < 500:
             code, said = "INVALID_PARAMETER_VALUE", f"Bad request: {(message or 'malformed').splitlines()[0]}"
-        body = MlflowError(said, code, status).body()
+        body = MlflowError(said, code).body()
         response = web.Response(status=status, body=body, headers={"Content-Type": "application/json"})
         response.force_close()
         return response

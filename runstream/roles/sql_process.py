@@ -97,7 +97,7 @@ class SqlProcess:
         if isinstance(reply, Result):
             return reply.body
         if isinstance(reply, Refused):
-            raise MlflowError(reply.message, reply.error_code, reply.status)
+            raise MlflowError(reply.message, reply.code)
         if isinstance(reply, Failed):
             raise DatabaseError(reply.message, code=reply.code, retryable=reply.retryable)
         raise BusyError("the table changes faster than it can be looked at")

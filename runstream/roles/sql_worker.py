@@ -80,7 +80,7 @@ def _reply(database: Database, table: LinkedTable, ask: Ask) -> Reply:
     except PartsGoneError:
         return PartsGone()
     except MlflowError as error:
-        return Refused(error.message, error.error_code, error.status)
+        return Refused(error.message, error.code)
     except DatabaseError as error:
         return Failed(str(error), error.code, error.retryable)
 
@@ -89,7 +89,7 @@ def _frame_of(reply: Reply) -> bytes:
     try:
         return frame(reply)
     except ValueError:
-        return frame(Refused("The result is too large", "INVALID_PARAMETER_VALUE", 400))
+        return frame(Refused("The result is too large", "INVALID_PARAMETER_VALUE"))
 
 
 def _next(channel: socket.socket) -> Ask | None:

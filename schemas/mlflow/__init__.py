@@ -1,1 +1,1 @@
-"""MLflow's dialect, once: limits, names, protobuf JSON, page tokens."""
+"""MLflow's dialect, once: limits, names, protobuf JSON, page tokens, statuses of errors."""

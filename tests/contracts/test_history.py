@@ -22,6 +22,7 @@ from mlflow.entities import Metric
 from runstream.query.mlflow.history import HistoryReader
 from runstream.query.points.series import Series
 from runstream.schemas.errors import MlflowError
+from runstream.schemas.mlflow.statuses import status_of
 from support.clickhouse_engine import Point, insert_points, shared_database
 
 # MLflow's own use of SQLAlchemy, as its store is imported and used.
@@ -307,4 +308,4 @@ def test_bad_tokens(both: Both, token: str) -> None:
     with pytest.raises(MlflowError) as found:
         both.reader.history("run", "key", 5, token)
     assert found.value.message == expected.value.message
-    assert found.value.status == expected.value.get_http_status_code()
+    assert status_of(found.value) == expected.value.get_http_status_code()

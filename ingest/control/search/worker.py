@@ -99,7 +99,7 @@ def _outcome(
     except NotPlainError:
         return NOT_PLAIN, None
     except MlflowError as error:
-        refusal = {"message": error.message, "error_code": error.error_code, "status": error.status}
+        refusal = {"message": error.message, "code": error.code}
         return REFUSED, Answer(orjson.dumps(refusal), "")
     except MetadataUnavailableError as error:
         print(f"a search was given up: {error}", file=sys.stderr)

@@ -25,6 +25,7 @@ from runstream.ingest.artifacts.errors import (
 from runstream.ingest.artifacts.protocol import Entry
 from runstream.ingest.gateway.http.answers import retry_after
 from runstream.schemas.errors import MlflowError, RunstreamError
+from runstream.schemas.mlflow.statuses import STATUSES, is_repeated, passing, status_of
 
 JSON = "application/json"
 # What MLflow's server puts on every answer (mlflow.server.fastapi_security).
@@ -98,36 +99,36 @@ def of_error(error: RunstreamError, retry_after_s: int, *, detail: bool = False)
     headers: dict[str, str] = {"Content-Type": JSON, **SECURITY_HEADERS}
     match error:
         case NotAFileError() if detail:
-            return of_json({"detail": message}, 400)
+            return of_json({"detail": message}, STATUSES["INVALID_PARAMETER_VALUE"])
         case InvalidPathError() if detail and message.startswith("Artifact path must"):
-            return of_json({"detail": message}, 400)
+            return of_json({"detail": message}, STATUSES["INVALID_PARAMETER_VALUE"])
         case InvalidPathError() | NotAFileError():
             meant = MlflowError(message)
         case NoSuchArtifactError():
-            meant = MlflowError(message, "RESOURCE_DOES_NOT_EXIST", 404)
+            meant = MlflowError(message, "RESOURCE_DOES_NOT_EXIST")
         case ArtifactTooLargeError():
-            meant = MlflowError(message, "INVALID_PARAMETER_VALUE", 413)
+            meant = MlflowError(message, "BODY_TOO_LARGE")
         case RangeError():
             return web.Response(
-                status=416, headers={"Content-Range": f"bytes */{error.size}", **SECURITY_HEADERS}
+                status=STATUSES["RANGE_NOT_SATISFIABLE"],
+                headers={"Content-Range": f"bytes */{error.size}", **SECURITY_HEADERS},
             )
         case UnsupportedError():
             # Without sqlstate, as MLflow prints this code; clients look at the message.
-            return of_json({"error_code": "NOT_IMPLEMENTED", "message": message}, 501)
+            return of_json({"error_code": "NOT_IMPLEMENTED", "message": message}, STATUSES["NOT_IMPLEMENTED"])
         case BrokenUploadError():
-            # 408, which the MLflow client repeats by itself.
-            meant = MlflowError(message, "TEMPORARILY_UNAVAILABLE", 408)
+            # Which the MLflow client repeats by itself.
+            meant = MlflowError(message, "UPLOAD_BROKEN")
         case MlflowError():
             meant = error
-            if error.status in (408, 429):
+            if is_repeated(error):
                 headers["Retry-After"] = str(retry_after_s)
         case _ if not error.retryable:  # the operator must act, and trying again does not help
-            meant = MlflowError(message, "INTERNAL_ERROR", 500)
+            meant = MlflowError(message, "INTERNAL_ERROR")
         case _:
             headers["Retry-After"] = retry_after(error, retry_after_s)
-            status = 429 if error.nothing_done else 503
-            meant = MlflowError(f"{message}; try again", "TEMPORARILY_UNAVAILABLE", status)
-    return web.Response(status=meant.status, body=meant.body(), headers=headers)
+            meant = passing(message, nothing_done=error.nothing_done)
+    return web.Response(status=status_of(meant), body=meant.body(), headers=headers)
 
 
 def file_headers(path: str) -> dict[str, str]:

@@ -184,7 +184,7 @@ class ControlRoutes:
             if store is None:
                 if self._control.undecided:
                     raise UpstreamUnavailableError("the MLflow server has not answered yet")
-                raise MlflowError(_NOT_HERE, "ENDPOINT_NOT_FOUND", 404)
+                raise MlflowError(_NOT_HERE, "ENDPOINT_NOT_FOUND")
             try:
                 change: Any = decode(decoder, call.body, call.headers.get("content-type"))
                 if _own_id(change) is None:

@@ -51,7 +51,7 @@ class TableRoutes:
     async def table(self, call: Call) -> Outcome:
         """One page of a table."""
         if self._workers is None or self._plane is None or self._plane.store is None:
-            raise MlflowError(_NOT_HERE, "ENDPOINT_NOT_FOUND", 404)
+            raise MlflowError(_NOT_HERE, "ENDPOINT_NOT_FOUND")
         if call.headers.get("content-type", "").split(";", 1)[0] != "application/json":
             raise MlflowError("Bad request: it is not application/json")
         await self._judge(call)

@@ -12,6 +12,7 @@ from runstream.ingest.control.database.reads import MetadataUnavailableError
 from runstream.ingest.gateway.http.admission import RefusedError
 from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
 from runstream.schemas.errors import MlflowError, QueueFullError, QueueUnavailableError, RunstreamError
+from runstream.schemas.mlflow.statuses import is_repeated, passing, status_of
 
 _log = logging.getLogger(__name__)
 JSON = "application/json"
@@ -43,25 +44,26 @@ def parts(error: Exception, retry_after_s: int) -> tuple[int, dict[str, str], by
             answer = error.answer
             return answer.status, {"Content-Type": answer.content_type, **answer.headers}, answer.body
         case MlflowError():
-            again = {"Retry-After": str(retry_after_s)} if error.status in (408, 429) else {}
-            return error.status, {"Content-Type": JSON, **again}, error.body()
+            again = {"Retry-After": str(retry_after_s)} if is_repeated(error) else {}
+            return status_of(error), {"Content-Type": JSON, **again}, error.body()
         case (
             QueueFullError()
             | QueueUnavailableError()
             | UpstreamUnavailableError()
             | MetadataUnavailableError()
         ):
-            status = 429 if error.nothing_done else 503
-            away = MlflowError(f"{error}; try again", "TEMPORARILY_UNAVAILABLE", status)
+            away = passing(str(error), nothing_done=error.nothing_done)
             return (
-                status,
+                status_of(away),
                 {"Content-Type": JSON, "Retry-After": retry_after(error, retry_after_s)},
                 away.body(),
             )
         case web.HTTPRequestEntityTooLarge():
-            return 413, {"Content-Type": JSON}, MlflowError("The request body is too large").body()
-    _log.error("a request failed", exc_info=error)
-    return 500, {"Content-Type": JSON}, MlflowError("Internal server error", "INTERNAL_ERROR", 500).body()
+            told = MlflowError("The request body is too large", "BODY_TOO_LARGE")
+        case _:
+            _log.error("a request failed", exc_info=error)
+            told = MlflowError("Internal server error", "INTERNAL_ERROR")
+    return status_of(told), {"Content-Type": JSON}, told.body()
 
 
 def retry_after(error: RunstreamError, least_s: int) -> str:

@@ -68,7 +68,7 @@ class Arriving:
         now = self._clock()
         worst = max(among, key=lambda one: self._holders[one] * (now - one.began + 0.001))
         if now - worst.last_active > _SILENT_S:
-            error = MlflowError("The request did not arrive in time", "REQUEST_TIMEOUT", 408)
+            error = MlflowError("The request did not arrive in time", "REQUEST_TIMEOUT")
         else:
             error = too_many()
         worst.end(error)
@@ -77,4 +77,4 @@ class Arriving:
 
 def too_many() -> MlflowError:
     """Why a request is refused that there is no room for."""
-    return MlflowError("The server is receiving as much as it may; try again", "RESOURCE_EXHAUSTED", 429)
+    return MlflowError("The server is receiving as much as it may; try again", "RESOURCE_EXHAUSTED")

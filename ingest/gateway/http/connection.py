@@ -334,7 +334,7 @@ class Connection(asyncio.Protocol):
         partial = self._state is GIVEN_AWAY and self._partial
         reads_head = partial or (self._state is READING and self._inbox.data and self._head is None)
         if slow_s >= bounds.slow_s or (reads_head and now - self.began >= bounds.head_s):
-            self.end(MlflowError("The request did not arrive in time", "REQUEST_TIMEOUT", 408))
+            self.end(MlflowError("The request did not arrive in time", "REQUEST_TIMEOUT"))
         elif not self.is_idle:
             self.last_active = now
         elif now - self.last_active >= bounds.idle_s:

@@ -63,4 +63,4 @@ def _has_zlib_header(body: bytes) -> bool:
 
 
 def _too_large(max_bytes: int) -> MlflowError:
-    return MlflowError(f"The request body is larger than {max_bytes} bytes.", status=413)
+    return MlflowError(f"The request body is larger than {max_bytes} bytes.", "BODY_TOO_LARGE")

@@ -39,12 +39,12 @@ _END_TO_END = frozenset(
 
 @contextlib.asynccontextmanager
 async def client_moves(stall_s: float) -> AsyncIterator[None]:
-    """Reading a request's body; raises ``MlflowError`` (408) if that takes longer."""
+    """Reading a request's body; raises ``MlflowError`` (REQUEST_TIMEOUT) if that takes longer."""
     try:
         async with asyncio.timeout(stall_s):
             yield
     except TimeoutError:
-        raise MlflowError("The request's body did not arrive in time", "BAD_REQUEST", 408) from None
+        raise MlflowError("The request's body did not arrive in time", "REQUEST_TIMEOUT") from None
 
 
 async def moving(

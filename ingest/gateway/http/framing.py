@@ -128,5 +128,5 @@ def _fields(rows: list[bytes]) -> dict[bytes, bytes]:
 def _too_large() -> MlflowError:
     return MlflowError(
         f"The request's head is larger than {MAX_HEAD_BYTES} bytes or has more than {MAX_HEADERS} fields",
-        status=431,
+        "HEAD_TOO_LARGE",
     )

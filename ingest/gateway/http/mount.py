@@ -83,10 +83,12 @@ def refusing_odd(hosts: HostRules, probes: Collection[str]) -> Middleware:
         except web.HTTPException as refused:
             if refused.status < 400:
                 raise
-            response = answers.refusal(MlflowError(refused.reason, status=refused.status), 1)
-            if "Allow" in refused.headers:
-                response.headers["Allow"] = refused.headers["Allow"]
-            return response
+            kept = {name: value for name, value in refused.headers.items() if name == "Allow"}
+            return web.Response(
+                status=refused.status,
+                body=MlflowError(refused.reason).body(),
+                headers={"Content-Type": answers.JSON, **kept},
+            )
 
     return refuse_odd
 
@@ -94,7 +96,7 @@ def refusing_odd(hosts: HostRules, probes: Collection[str]) -> Middleware:
 def _fault_of(request: web.Request) -> MlflowError | None:
     headers = request.headers
     if request.version not in (HttpVersion10, HttpVersion11):
-        return MlflowError("The server speaks HTTP/1.1", status=505)
+        return MlflowError("The server speaks HTTP/1.1", "HTTP_VERSION_NOT_SUPPORTED")
     if _FAULT in request:
         return request[_FAULT]
     if "Host" not in headers and request.version == HttpVersion11:

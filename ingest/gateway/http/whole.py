@@ -14,7 +14,7 @@ from runstream.schemas.errors import MlflowError
 
 def count_bodies(server: Server, arriving: Arriving) -> None:
     """Have ``request.read()`` (and what stands on it) count in ``arriving`` for every request of an aiohttp server. It
-    raises ``MlflowError`` (408, 429) where there is no room, as ``arriving`` says."""
+    raises ``MlflowError`` (REQUEST_TIMEOUT, RESOURCE_EXHAUSTED) where there is no room, as ``arriving`` says."""
 
     class Counted(web.Request):
         """A request whose body is counted while it is read."""

@@ -117,7 +117,7 @@ class ReadRoutes:
             return asked_before
         if not self._hosts.allows(request.headers.get("Host", "")) or not self._origins.lets_in(request):
             return answers.refusal(
-                MlflowError("Cross-origin request blocked", "PERMISSION_DENIED", 403), self._retry_after_s
+                MlflowError("Cross-origin request blocked", "PERMISSION_DENIED"), self._retry_after_s
             )
         if await self._unjudged(request):
             return await self._ask_query(self._own, request, mounted_at)
@@ -129,7 +129,7 @@ class ReadRoutes:
         caller = Caller.of(request)
         try:
             if need is Need.EVERYTHING:
-                raise MlflowError(_OFF, "PERMISSION_DENIED", 403)
+                raise MlflowError(_OFF, "PERMISSION_DENIED")
             if need is Need.NOTHING:
                 return await self._ask_query(self._own, request, mounted_at)
             runs = await needs.named_runs(request, need, run_id)

@@ -36,11 +36,11 @@ class Aside:
         await self._started()
 
     async def parse(self, route: str, body: bytes, content_type: str | None) -> LogRequest:
-        """What ``parse.PARSERS[route]`` makes of a body; raises ``MlflowError`` as it does, with status 429 if too
-        much waits already, and 413 for a body that takes too much time or memory."""
+        """What ``parse.PARSERS[route]`` makes of a body; raises ``MlflowError`` as it does, RESOURCE_EXHAUSTED if too
+        much waits already, and BODY_TOO_LARGE for a body that takes too much time or memory."""
         if self._waiting_bytes and self._waiting_bytes + len(body) > _MAX_WAITING_BYTES:
             raise MlflowError(
-                "The server reads as many large requests as it may; try again", "RESOURCE_EXHAUSTED", 429
+                "The server reads as many large requests as it may; try again", "RESOURCE_EXHAUSTED"
             )
         self._waiting_bytes += len(body)
         try:
@@ -78,7 +78,7 @@ class Aside:
                 data = await process.stdout.readexactly(int.from_bytes(length, "big"))
         except (OSError, EOFError, TimeoutError) as error:
             self._end()
-            raise MlflowError("The request takes too much to read", status=413) from error
+            raise MlflowError("The request takes too much to read", "BODY_TOO_LARGE") from error
         except BaseException:
             self._end()  # its answer would be taken for that of the next
             raise

@@ -29,17 +29,16 @@ class Refusal(msgspec.Struct):
     """An ``MlflowError``."""
 
     message: str
-    error_code: str
-    status: int
+    code: str
 
     @classmethod
     def of(cls, error: MlflowError) -> Refusal:
         """What can be sent of it."""
-        return cls(error.message.encode(errors="replace").decode(), error.error_code, error.status)
+        return cls(error.message.encode(errors="replace").decode(), error.code)
 
     def error(self) -> MlflowError:
         """The error again."""
-        return MlflowError(self.message, self.error_code, self.status)
+        return MlflowError(self.message, self.code)
 
 
 class Points(msgspec.Struct):

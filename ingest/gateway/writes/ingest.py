@@ -89,7 +89,9 @@ class Ingest:
         """
         read = _READERS.get((content_type or "").partition(";")[0].strip().lower())
         if read is None:
-            raise MlflowError(f"the type of the body is one of {', '.join(_READERS)}", status=415)
+            raise MlflowError(
+                f"the type of the body is one of {', '.join(_READERS)}", "UNSUPPORTED_MEDIA_TYPE"
+            )
         most = _GROWTH * self._max_body_bytes
         try:
             if len(body) > _LARGE_BYTES:

@@ -214,7 +214,7 @@ def _judge_log_metric(value: object) -> LogRequest:
     _check_metric(metric, "")
     if not is_run_id(run_id):
         # log-batch, by which the gateway asks for a run, checks an id's form; log-metric does not.
-        raise MlflowError(f"Run with id={run_id} not found", "RESOURCE_DOES_NOT_EXIST", 404)
+        raise MlflowError(f"Run with id={run_id} not found", "RESOURCE_DOES_NOT_EXIST")
     request = LogRequest(run_id, deferred_error=error)
     if error is None:
         _add(request, metric)

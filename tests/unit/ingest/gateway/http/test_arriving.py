@@ -10,10 +10,10 @@ class Sender:
     def __init__(self, began: float, last_active: float) -> None:
         self.began = began
         self.last_active = last_active
-        self.ended: list[int] = []
+        self.ended: list[str] = []
 
     def end(self, error: MlflowError) -> None:
-        self.ended.append(error.status)
+        self.ended.append(error.code)
 
 
 def test_those_that_cost_most_end_first_and_what_they_held_is_free() -> None:
@@ -25,11 +25,11 @@ def test_those_that_cost_most_end_first_and_what_they_held_is_free() -> None:
     arriving.take(quick, 500)
     assert (silent.ended, slow.ended, quick.ended) == ([], [], [])
     arriving.take(quick, 100)
-    assert (silent.ended, arriving.held_bytes) == ([408], 800)
+    assert (silent.ended, arriving.held_bytes) == (["REQUEST_TIMEOUT"], 800)
     arriving.take(quick, 300)
-    assert (slow.ended, arriving.held_bytes) == ([429], 900)
+    assert (slow.ended, arriving.held_bytes) == (["RESOURCE_EXHAUSTED"], 900)
     arriving.take(quick, 101)
-    assert (quick.ended, arriving.held_bytes) == ([429], 0)
+    assert (quick.ended, arriving.held_bytes) == (["RESOURCE_EXHAUSTED"], 0)
     arriving.give_back(quick)
     assert arriving.held_bytes == 0
 
@@ -54,4 +54,4 @@ def test_a_large_body_has_a_place_for_all_of_it_or_none() -> None:
     assert (arriving.held_bytes, small.ended, first.ended) == (900, [], [])
     now = 11.0
     assert arriving.keep(second, 200)
-    assert (arriving.held_bytes, small.ended, first.ended) == (300, [], [408])
+    assert (arriving.held_bytes, small.ended, first.ended) == (300, [], ["REQUEST_TIMEOUT"])

@@ -73,7 +73,7 @@ async def test_what_ends_the_process_is_refused_and_the_next_has_a_new_one(aside
         aside._process.kill()
         with pytest.raises(MlflowError) as raised:
             await asked
-        assert raised.value.status == 413
+        assert raised.value.code == "BODY_TOO_LARGE"
         assert (
             await aside.parse("log-metric", b'{"run_id": "a", "key": "k", "value": 1, "timestamp": 1}', JSON)
         ).keys
@@ -89,8 +89,8 @@ async def test_no_more_may_wait_than_the_bound(aside: Aside) -> None:
     body = b" " * (15 << 20)
     asked = [asyncio.create_task(aside.parse("log-batch", body, JSON)) for _ in range(6)]
     done = await asyncio.gather(*asked, return_exceptions=True)
-    statuses = [error.status for error in done if isinstance(error, MlflowError)]
-    assert sorted(statuses) == [400] * 4 + [429] * 2
+    codes = [error.code for error in done if isinstance(error, MlflowError)]
+    assert sorted(codes) == ["INVALID_PARAMETER_VALUE"] * 4 + ["RESOURCE_EXHAUSTED"] * 2
 
 
 def test_only_small_bodies_are_understood_at_once() -> None:

@@ -253,7 +253,7 @@ async def test_an_unknown_type_is_refused() -> None:
     setting = Setting()
     with pytest.raises(MlflowError) as refused:
         await setting.ingest.store(b"", "application/json", ())
-    assert refused.value.status == 415
+    assert refused.value.code == "UNSUPPORTED_MEDIA_TYPE"
 
 
 def test_it_says_what_it_takes() -> None:

@@ -143,7 +143,7 @@ def test_numbers_that_json_has_not_are_refused_and_not_stored_as_zero(text: str)
     request = parse_log_batch(body, JSON)
     assert request.keys == []
     assert request.deferred_error is not None
-    assert request.deferred_error.status == 400
+    assert request.deferred_error.code == "INVALID_PARAMETER_VALUE"
 
 
 def test_half_of_a_request_is_not_taken() -> None:
@@ -167,7 +167,7 @@ def test_complaints_do_not_repeat_a_whole_body() -> None:
 def test_deep_nesting_is_refused(parse: Any, body: bytes) -> None:
     with pytest.raises(MlflowError) as refused:
         parse(body, JSON)
-    assert refused.value.status == 400
+    assert refused.value.code == "INVALID_PARAMETER_VALUE"
 
 
 def test_names_once_checked_do_not_fill_the_memory() -> None:
@@ -236,7 +236,7 @@ def _outcome(parse: Any, body: bytes) -> tuple[Any, ...]:
     try:
         request = parse(body, JSON)
     except MlflowError as error:
-        return error.status, error.body()
+        return error.code, error.body()
     deferred = request.deferred_error and request.deferred_error.body()
     forward = request.forward and json.loads(request.forward)
     columns = zip(request.keys, request.steps, request.timestamps, request.values, strict=True)

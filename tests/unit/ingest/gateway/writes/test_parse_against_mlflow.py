@@ -23,6 +23,7 @@ from runstream.ingest.gateway.writes.log_request import LogRequest
 from runstream.ingest.gateway.writes.parse import parse_log_batch, parse_log_metric
 from runstream.schemas.errors import MlflowError
 from runstream.schemas.mlflow.names import is_run_id
+from runstream.schemas.mlflow.statuses import status_of
 from support.verdicts.cases import WRITES
 from support.verdicts.made_up import writes
 from support.verdicts.requests import API, UNKNOWN, Case, Request
@@ -93,10 +94,10 @@ def check(request: Request, app: Flask, store: StoreWithoutDatabase) -> None:
         check_accepted(request, kind, ours, store)
     except Exception:  # stock MLflow would answer 500
         assert isinstance(ours, MlflowError)
-        assert (ours.status, ours.error_code) == (400, "INVALID_PARAMETER_VALUE")
+        assert ours.code == "INVALID_PARAMETER_VALUE"
     else:
         assert isinstance(ours, MlflowError), (answer.status_code, answer.get_data())
-        assert ours.status == answer.status_code
+        assert status_of(ours) == answer.status_code
         assert json.loads(ours.body()) == json.loads(answer.get_data())
 
 
@@ -104,7 +105,10 @@ def check_accepted(
     request: Request, kind: str, ours: LogRequest | MlflowError, store: StoreWithoutDatabase
 ) -> None:
     if kind == "log_metric" and not is_run_id(store.run_id) and isinstance(ours, MlflowError):
-        assert (ours.status, ours.message) == (404, f"Run with id={store.run_id} not found")
+        assert (ours.code, ours.message) == (
+            "RESOURCE_DOES_NOT_EXIST",
+            f"Run with id={store.run_id} not found",
+        )
         return
     assert isinstance(ours, LogRequest)
     assert ours.run_id == store.run_id
