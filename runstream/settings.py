@@ -176,6 +176,10 @@ class GatewaySettings(_Role, _Listen, QueueSettings, _Artifacts):
     cors_allowed_origins: str | None = Field(None, description="MLflow's --cors-allowed-origins")
     static_prefix: StaticPrefix = Field("", description="MLflow's --static-prefix")
     basic_auth: bool = Field(False, description="the MLflow server runs with --app-name basic-auth")
+    metrics_token: SecretStr = Field(
+        SecretStr(""),
+        description="bearer token for Prometheus, without which a gateway's `/metrics` is closed",
+    )
     max_body_bytes: int = Field(16 * _MIB, ge=_MIB, description="largest log-batch body")
     max_arriving_bytes: int = Field(
         64 * _MIB, ge=_MIB, description="bytes of unfinished requests in memory; the slowest are ended"

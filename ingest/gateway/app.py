@@ -35,6 +35,7 @@ from runstream.ingest.gateway.http.mount import MountedRoutes, normalise, refusi
 from runstream.ingest.gateway.http.origins import Origins
 from runstream.ingest.gateway.http.probes import HealthRoutes, Readiness
 from runstream.ingest.gateway.http.rights import Rights
+from runstream.ingest.gateway.http.scraping import Scraping
 from runstream.ingest.gateway.http.server_mode import ModeWatch
 from runstream.ingest.gateway.http.upstream import Upstream
 from runstream.ingest.gateway.http.whole import count_bodies
@@ -161,8 +162,14 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         server=server,
         verdicts=verdicts,
         verdict_ttl_s=config.verdict_ttl_s,
+        let_in=intake.let_in,
     )
-    routes = Routes(parts.telemetry, max_body_bytes=config.max_body_bytes, retry_after_s=config.retry_after_s)
+    routes = Routes(
+        parts.telemetry,
+        max_body_bytes=config.max_body_bytes,
+        retry_after_s=config.retry_after_s,
+        let_in=intake.let_in,
+    )
     aside = Aside()
     MetricWrites(intake, aside, internal_token=config.internal_token).add_to(routes, prefix)
     Ingest(
@@ -208,7 +215,12 @@ def create_gateway(parts: GatewayParts) -> Gateway:
             give_way=pace,
             holding=holding,
         )
-    HealthRoutes(Readiness(tracking, query, parts.producer.check), parts.expose).add_to(app, prefix)
+    HealthRoutes(
+        Readiness(tracking, query, parts.producer.check),
+        parts.expose,
+        Scraping(config.metrics_token, server, admission).check,
+        config.retry_after_s,
+    ).add_to(app, prefix)
     MountedRoutes(routes, relay=reads.relay, hosts=hosts).add_to(app)
     reads.add_to(app, prefix)
 

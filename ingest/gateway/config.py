@@ -12,17 +12,19 @@ class GatewayConfig:
     """Addresses and bounds of one gateway process.
 
     ``tracking_url`` is the MLflow server, ``query_url`` the query service, both without a trailing slash.
-    ``internal_token`` is shared with both and never leaves the server's machines. ``basic_auth`` says that
-    the MLflow server runs with ``--app-name basic-auth``; how else it tells callers apart is learnt from it.
-    ``metadata`` is the address of its database, with which experiments, runs and models are served here.
-    ``artifacts=None`` and ``metadata=None`` leave those to it. What has surely not been processed, because a part
-    is away, is held for ``hold_s`` at most: ``hold_requests`` at once, with bodies of ``hold_bytes``. Past that callers
-    are told to come again, in ``retry_after_s`` at least.
+    ``internal_token`` is shared with both and never leaves the server's machines; ``metrics_token`` is
+    Prometheus'. ``basic_auth`` says that the MLflow server runs with ``--app-name basic-auth``; how else it
+    tells callers apart is learnt from it. ``metadata`` is the address of its database, with which
+    experiments, runs and models are served here. ``artifacts=None`` and ``metadata=None`` leave those to it.
+    What has surely not been processed, because a part is away, is held for ``hold_s`` at most:
+    ``hold_requests`` at once, with bodies of ``hold_bytes``. Past that callers are told to come again, in
+    ``retry_after_s`` at least.
     """
 
     tracking_url: str
     query_url: str
     internal_token: str
+    metrics_token: str = ""
     allowed_hosts: str | None = None
     cors_allowed_origins: str | None = None
     static_prefix: str = ""

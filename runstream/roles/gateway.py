@@ -70,6 +70,7 @@ def _config(settings: GatewaySettings) -> GatewayConfig:
         tracking_url=settings.tracking,
         query_url=settings.query,
         internal_token=wiring.token(settings),
+        metrics_token=settings.metrics_token.get_secret_value(),
         allowed_hosts=settings.allowed_hosts or os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS"),
         cors_allowed_origins=settings.cors_allowed_origins
         or os.environ.get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"),

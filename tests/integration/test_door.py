@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,11 +14,14 @@ from support.raw_http import RawClient
 API = "/api/2.0/mlflow"
 
 
-def raw(url: str, data: bytes) -> tuple[int, dict[str, str], bytes]:
+def raw(url: str, *pieces: bytes) -> tuple[int, dict[str, str], bytes]:
     """Send bytes, and read until the server closes the connection: all of these are answered with that."""
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
-        connection.sendall(data)
+        for number, piece in enumerate(pieces):
+            if number:
+                time.sleep(0.05)  # or all would come as one
+            connection.sendall(piece)
         answer = b""
         while part := connection.recv(65536):
             answer += part
@@ -99,6 +103,27 @@ def test_what_is_odd_is_refused_on_every_path(
 )
 def test_what_is_no_request_is_answered_at_once(runstream_url: str, request_: bytes, status: int) -> None:
     assert raw(runstream_url, request_)[0] == status
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\n", b"5\r\nabcdefgh\r\n", b"ffffffffffffffff\r\n{"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"POST {API}/runs/log-batch",
+        f"POST {API}/registered-models/create",
+        "PUT /api/2.0/mlflow-artifacts/artifacts/door/chunks",
+        "POST /api/1.0/runstream/sql",
+        "POST /nowhere",
+    ],
+)
+def test_a_chunk_that_is_none_is_answered_at_once(runstream_url: str, line: str, chunk: bytes) -> None:
+    """And what came of the body before it is nowhere taken for all of it."""
+    head = f"{line} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n\r\n"
+    for pieces in ([chunk], [b"", chunk], [b"2\r\n{}\r\n", chunk]):
+        status, _, body = raw(runstream_url, head.encode() + pieces[0], *pieces[1:])
+        assert (status, json.loads(body)["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+        assert b"Bad request: " in body
+    assert ask(runstream_url, "GET /api/2.0/mlflow-artifacts/artifacts/door/chunks HTTP/1.1")[0] == 404
 
 
 def test_probes_have_the_rule_of_hosts(runstream_url: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runstream.schemas.wire import API as OWN
 from support.raw_http import Answer, RawClient
 from support.runstream_server import RunstreamServer
 
@@ -19,6 +20,8 @@ ADMIN = ("admin", "a-long-enough-password")
 WRITER = ("writer", "another-long-password")
 READER = ("reader", "a-third-long-password")
 STRANGER = ("stranger", "a-fourth-long-password")
+NOBODY = ("admin", "not-the-right-password")
+METRICS_TOKEN = "for-prometheus"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -98,6 +101,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "MLFLOW_FLASK_SERVER_SECRET_KEY": "for-this-test",
         # Nothing here may depend on how fast the machine is.
         "RUNSTREAM_VERDICT_TTL_S": "3600",
+        "RUNSTREAM_METRICS_TOKEN": METRICS_TOKEN,
     }
     with RunstreamServer(folder / "data", workers=1, environment=environment) as server:
         site = Site(server, "", "")
@@ -213,3 +217,50 @@ def test_runs_that_are_deleted(site: Site) -> None:
         answer = site.post(path, WRITER, body)
         assert answer.status == 400, answer
         assert "active" in answer.json["message"]
+
+
+def odd_requests() -> Iterator[tuple[str, bytes, dict[str, str]]]:
+    """Each with something to be told about: a path, a body, headers."""
+    json_, junk = {"Content-Type": "application/json"}, b'{"run_id": '
+    many = json.dumps({"run_id": "0" * 32, "metrics": [{"key": "k"}] * 5_000}).encode()
+    paths = ["log-batch", "log-metric", "log-parameter", "set-tag", "create", "update", "search", "delete"]
+    for path in (*(f"{API}/runs/{path}" for path in paths), f"{API}/experiments/create"):
+        for body in (junk, b"[]", many):
+            yield path, body, json_
+        yield path, junk, {**json_, "Content-Encoding": "gzip"}
+    for path in ("metrics/query", "runs", "sql", "live", "ingest"):
+        yield f"{OWN}/{path}", junk, json_
+    yield f"{OWN}/ingest", b"", {"Content-Type": "text/plain"}
+    yield f"{API}/runs/log-batch", b"x" * (17 << 20), json_
+
+
+def test_who_somebody_is_comes_before_what_is_wrong(site: Site) -> None:
+    wrong = []
+    for path, body, headers in odd_requests():
+        for user in (None, NOBODY):
+            for whole in (True, False):
+                sent = dict(headers)
+                if user is not None:
+                    sent["Authorization"] = "Basic " + base64.b64encode(":".join(user).encode()).decode()
+                client = RawClient(site.server.url)
+                try:
+                    answer = client.send("POST", path, body if whole else iter([body]), sent)
+                except BrokenPipeError:
+                    continue  # refused while it was sent: the answer is lost, and nothing told
+                finally:
+                    client.close()
+                if answer.status != 401:
+                    wrong.append((path, body[:20], len(body), user, whole, answer.status, answer.body[:80]))
+    assert not wrong, wrong
+
+
+def test_metrics_are_for_users_and_for_prometheus(site: Site) -> None:
+    def status(user: tuple[str, str] | None = None, **headers: str) -> int:
+        return site.send("GET", "/metrics", user, **headers).status
+
+    bearer = f"Bearer {METRICS_TOKEN}"
+    assert [status(user) for user in (None, NOBODY, STRANGER)] == [401, 401, 200]
+    assert [status(Authorization=given) for given in (bearer, bearer + "x", "Bearer")] == [200, 401, 401]
+    assert site.send("GET", "/health", None).status == 200
+    with site.without_mlflow():
+        assert status(Authorization=bearer) == status(STRANGER) == 200

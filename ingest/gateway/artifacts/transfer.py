@@ -17,6 +17,7 @@ from runstream.ingest.gateway.artifacts import responses
 from runstream.ingest.gateway.artifacts.budget import Turn
 from runstream.ingest.gateway.artifacts.room import EACH_BYTES, Room
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
+from runstream.schemas.errors import MlflowError
 
 # Awaited before each piece of work of a transfer: a place to let more urgent work go first.
 Yield = Callable[[int], Awaitable[None]]
@@ -70,6 +71,8 @@ class Body:
                 block = await (content.readany() if size < 0 else content.read(size))
         except TimeoutError as error:
             raise BrokenUploadError("the upload stalled or is too slow; nothing was stored") from error
+        except MlflowError:
+            raise
         except Exception as error:
             raise BrokenUploadError("the upload ended early; nothing was stored") from error
         self._turn.moved(len(block))

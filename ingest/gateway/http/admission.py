@@ -133,16 +133,22 @@ class Admission:
     async def check_credentials(self, identity: Identity) -> None:
         """Raise ``RefusedError`` if MLflow's server does not know these credentials, whatever they ask for. What it
         does not say within a second is left to ``check``."""
-        epoch = self._epochs.of(_NO_RUN)
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                await self.check(_NO_RUN, identity)
+                await self.check_known(identity)
+        except (UpstreamUnavailableError, MlflowError, TimeoutError):
+            pass
+
+    async def check_known(self, identity: Identity) -> None:
+        """Return if MLflow's server knows these credentials; raise ``RefusedError`` if not, and
+        ``UpstreamUnavailableError`` if nobody can say."""
+        epoch = self._epochs.of(_NO_RUN)
+        try:
+            await self.check(_NO_RUN, identity)
         except RefusedError as refused:
             if refused.answer.status == 401:
                 raise
             self.remember(_NO_RUN, identity, epoch)
-        except (UpstreamUnavailableError, MlflowError, TimeoutError):
-            pass
 
     def _usable(self, key: tuple[str, Identity]) -> bool:
         """Whether there is an older yes, for while the server cannot be asked."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from runstream.ingest.gateway.http import behind
 from runstream.ingest.gateway.http.arriving import LARGE_BYTES, too_many
+from runstream.ingest.gateway.http.bodies import Body, Chunked, Counted, split
 from runstream.ingest.gateway.http.framing import NotPlainError
 from runstream.ingest.gateway.http.handling import OK, Outcome, written
 from runstream.ingest.gateway.http.inbox import Inbox
@@ -43,17 +44,17 @@ _LEAVE_S = 0.05
 
 
 class Connection(asyncio.Protocol):
-    """The protocol of one connection. ``_inbox`` holds what has arrived and is not handled; ``_left`` is how many
-    bytes of a body are still to be passed on. ``began`` is when the request that is arriving did, ``last_active``
+    """The protocol of one connection. ``_inbox`` holds what has arrived and is not handled; ``_body`` is
+    the last one that was passed on. ``began`` is when the request that is arriving did, ``last_active``
     when the connection last did anything: times of the loop's clock, in seconds."""
 
     __slots__ = (
         "_behind",
+        "_body",
         "_close_after",
         "_door",
         "_head",
         "_inbox",
-        "_left",
         "_loop",
         "_partial",
         "_slowness",
@@ -76,7 +77,7 @@ class Connection(asyncio.Protocol):
         self._behind: RequestHandler | None = None
         self._inbox = Inbox(door.arriving, self)
         self._head: Meaning | None = None  # of the request whose body is arriving
-        self._left = 0
+        self._body: Body | None = None
         self._partial = False  # whether the server behind has a part of a head
         self._waits_to_read = False
         self._waits_to_write = False
@@ -161,11 +162,9 @@ class Connection(asyncio.Protocol):
                     return
                 self.began = self._loop.time()
         elif state is FORWARDING:
-            if len(data) <= self._left:
-                self._forward(data)
+            data = self._forward(data)
+            if not data:
                 return
-            now, data = data[: self._left], data[self._left :]
-            self._forward(now)
             self.began = self._loop.time()
         elif state is GIVEN_AWAY:
             self._pass_on(data)
@@ -220,12 +219,12 @@ class Connection(asyncio.Protocol):
                 self._inbox.looked_at = 0
             if head.route is None or not self._may_answer():
                 self._head = None
-                self._left = head.body_bytes
                 self._pass_on(self._cut(head.size))
-                if self._left:
+                if head.chunked or head.body_bytes:
+                    self._body = Chunked() if head.chunked else Counted(head.body_bytes)
                     self._move(FORWARDING)
-                    if self._inbox.data:
-                        self._forward(self._cut(min(self._left, len(self._inbox.data))))
+                    if self._inbox.data and (rest := self._forward(self._cut(len(self._inbox.data)))):
+                        self._inbox.add(rest)
                 continue
             whole = head.size + head.body_bytes
             if len(self._inbox.data) < whole:
@@ -298,13 +297,17 @@ class Connection(asyncio.Protocol):
 
     # --- the server behind ---------------------------------------------------------------------------------
 
-    def _forward(self, data: bytes) -> None:
-        """Pass on a part of a body."""
-        self._left -= len(data)
-        if not self._left:
+    def _forward(self, data: bytes) -> bytes:
+        """Pass on a part of a body; what is left comes after it."""
+        assert self._body is not None
+        now, rest, followed = split(self._body, data)
+        if not followed:
+            self._move(GIVEN_AWAY)
+        elif self._body.ended:
             self._move(READING)
             self._slowness.seconds = 0.0
-        self._pass_on(data)
+        self._pass_on(now)
+        return rest
 
     def _pass_on(self, data: bytes) -> None:
         if self._behind is None:
@@ -312,9 +315,9 @@ class Connection(asyncio.Protocol):
             self._behind.connection_made(self._transport)
         self.last_active = self._loop.time()
         self._behind.data_received(data)
+        behind.end_broken_body(self._behind)
         if self._state is GIVEN_AWAY:
-            # No request came of it: it is a part of a head.
-            partial = behind.is_idle(self._behind)
+            partial = behind.is_idle(self._behind)  # no request came of it: it is a part of a head
             if partial and not self._partial:
                 self.began = self.last_active
             self._partial = partial

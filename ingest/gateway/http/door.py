@@ -50,6 +50,7 @@ class Meaning:
 
     size: int
     body_bytes: int
+    chunked: bool
     route: Route | None
     headers: Mapping[str, str]
     identity: Identity
@@ -115,11 +116,12 @@ class Door:
             route = self.routes.by_address.get((method, target.path))
             if route is not None and not self._takes(route, headers, head.body_bytes):
                 route = None
-            if target.authority is not None:
+            if target.authority is not None or head.chunked:
                 route = None
         return Meaning(
             head.size,
             head.body_bytes,
+            head.chunked,
             route,
             headers,
             identity_of(headers),

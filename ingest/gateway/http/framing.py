@@ -1,7 +1,8 @@
 """Where one HTTP request ends and the next begins, and no more than that.
 
-The connection needs exact boundaries and nothing else of HTTP. Whatever is not plain (chunked bodies, upgrades,
-folded or odd header lines, HTTP/1.0, …) is not judged here: the connection then belongs to the full server.
+The connection needs exact boundaries and nothing else of HTTP. Whatever is not plain (upgrades, codings other
+than chunks, folded or odd header lines, HTTP/1.0, …) is not judged here: the connection then belongs to the full
+server.
 """
 
 from __future__ import annotations
@@ -40,12 +41,14 @@ _SINGLE = frozenset(
 
 @dataclass(slots=True)
 class Head:
-    """The head of a plain request. Names of ``headers`` are lower case; ``size`` counts its bytes, end included."""
+    """The head of a plain request. Names of ``headers`` are lower case; ``size`` counts its bytes, end included. The
+    body has ``body_bytes``, or is ``chunked``."""
 
     line: bytes
     headers: dict[bytes, bytes]
     size: int
     body_bytes: int
+    chunked: bool = False
 
 
 class Heads(Generic[MeaningT]):
@@ -100,8 +103,12 @@ def read_head(data: bytes | bytearray, begin: int = 0) -> Head | None:
     if not line.endswith(b" HTTP/1.1") or not line[:1].isalpha() or _ODD.search(line):
         raise NotPlainError
     headers = _fields(rows)
-    if b"transfer-encoding" in headers or b"upgrade" in headers:
+    if b"upgrade" in headers:
         raise NotPlainError
+    if (coding := headers.get(b"transfer-encoding")) is not None:
+        if coding.lower() != b"chunked" or b"content-length" in headers:
+            raise NotPlainError
+        return Head(line, headers, end + len(_END), 0, chunked=True)
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 18:
         raise NotPlainError

@@ -26,7 +26,7 @@ and is never cancelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ import orjson
 from runstream.ingest.gateway.http import answers
 from runstream.ingest.gateway.http.admission import IDENTITY_HEADERS, Identity
 from runstream.ingest.gateway.http.decompress import decompress_body
+from runstream.schemas.errors import MlflowError
 from runstream.schemas.mlflow.paths import APIS
 
 _IDENTITY = tuple((name.lower(), name) for name in IDENTITY_HEADERS)
@@ -65,6 +66,9 @@ class Call:
 
 Result = asyncio.Future[None] | Coroutine[Any, Any, Outcome]
 Handler = Callable[[Call], Result]
+LetIn = Callable[[Identity], Awaitable[None]]
+# Of these the request is to blame.
+_OF_THE_REQUEST = frozenset((400, 404, 413, 415, 422))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +111,20 @@ class Counts(Protocol):
 class Routes:
     """The gateway's own routes of whole requests, by method and path, and what every call of one goes through."""
 
-    def __init__(self, telemetry: Counts, *, max_body_bytes: int, retry_after_s: int) -> None:
+    def __init__(
+        self,
+        telemetry: Counts,
+        *,
+        max_body_bytes: int,
+        retry_after_s: int,
+        let_in: LetIn | None = None,
+    ) -> None:
+        """``let_in`` raises for callers whom nobody knows: they are told so before anything about what they sent."""
         self.by_address: dict[tuple[str, str], Route] = {}
         self.max_body_bytes = max_body_bytes
         self._telemetry = telemetry
         self._retry_after_s = retry_after_s
+        self._let_in = let_in
         self._decompressing = asyncio.Semaphore(_DECOMPRESSING)
 
     def add(
@@ -139,8 +152,25 @@ class Routes:
         self._telemetry.request(route.name)
         call = Call(route, headers, identity, query, body)
         if headers.get("content-encoding"):
-            return self._decompressed(call)
-        return route.handler(call)
+            return self._told(call, self._decompressed(call))
+        try:
+            result = route.handler(call)
+        except MlflowError as error:
+            result = _failed(error)
+        # What a future stands for is of a caller who was let in before.
+        return result if isinstance(result, asyncio.Future) else self._told(call, result)
+
+    async def _told(self, call: Call, result: Coroutine[Any, Any, Outcome]) -> Outcome:
+        try:
+            return await result
+        except MlflowError as error:
+            if error.status in _OF_THE_REQUEST:
+                await self._identify(call.route, call.identity)
+            raise
+
+    async def _identify(self, route: Route, identity: Identity) -> None:
+        if self._let_in is not None and not route.any_host:
+            await self._let_in(identity)
 
     async def answer(
         self, route: Route, headers: Mapping[str, str], identity: Identity, query: str, body: bytes
@@ -151,18 +181,31 @@ class Routes:
         except Exception as error:
             return self.refused(error)
 
+    async def refused_unread(self, route: Route, identity: Identity, error: Exception) -> Outcome:
+        """The outcome of a request whose body was not taken."""
+        try:
+            await self._identify(route, identity)
+        except Exception as unknown:
+            error = unknown
+        return self.refused(error)
+
     def refused(self, error: Exception) -> Outcome:
         """The outcome of an error, which is counted."""
         self._telemetry.refused(answers.reason(error))
         return Outcome(*answers.parts(error, self._retry_after_s))
 
     async def _decompressed(self, call: Call) -> Outcome:
+        await self._identify(call.route, call.identity)
         # zlib lets other threads run, and a small body can become a large one.
         async with self._decompressing:
             call.body = await asyncio.to_thread(
                 decompress_body, call.body, call.headers.get("content-encoding"), self.max_body_bytes
             )
         return await outcome_of(call.route.handler(call))
+
+
+async def _failed(error: MlflowError) -> Outcome:
+    raise error
 
 
 async def outcome_of(result: Result) -> Outcome:

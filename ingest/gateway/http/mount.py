@@ -152,15 +152,14 @@ class MountedRoutes:
         async def handle(request: web.Request) -> web.StreamResponse:
             if not route.any_host and not self._hosts.serves(request, own_page=route.own_page):
                 return await self._relay(request)
+            headers = lower_case(request.headers)
+            identity = identity_of(headers)
             try:
                 body = await request.read()
             except (web.HTTPRequestEntityTooLarge, MlflowError) as error:
-                return _response(self._routes.refused(error))
-            headers = lower_case(request.headers)
+                return _response(await self._routes.refused_unread(route, identity, error))
             return _response(
-                await self._routes.answer(
-                    route, headers, identity_of(headers), request.rel_url.raw_query_string, body
-                )
+                await self._routes.answer(route, headers, identity, request.rel_url.raw_query_string, body)
             )
 
         return handle

@@ -8,6 +8,10 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from runstream.ingest.gateway.http import answers
+from runstream.ingest.gateway.http.admission import Identity
+from runstream.ingest.gateway.http.handling import identity_of
+from runstream.ingest.gateway.http.mount import lower_case
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
 from runstream.schemas.errors import RunstreamError
 
@@ -60,11 +64,20 @@ async def _works(check: Awaitable[None]) -> bool:
 
 
 class HealthRoutes:
-    """``/health``, ``/ready`` and ``/metrics``. ``expose`` renders Prometheus' text; it may read files."""
+    """``/health``, ``/ready`` and ``/metrics``. ``expose`` renders Prometheus' text; it may read files. ``may_scrape``
+    raises for callers for whom it is not; refusals ask them to come again after ``retry_after_s`` if that helps."""
 
-    def __init__(self, readiness: Readiness, expose: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        readiness: Readiness,
+        expose: Callable[[], bytes],
+        may_scrape: Callable[[Identity], Awaitable[None]],
+        retry_after_s: int,
+    ) -> None:
         self._readiness = readiness
         self._expose = expose
+        self._may_scrape = may_scrape
+        self._retry_after_s = retry_after_s
 
     def add_to(self, app: web.Application, prefix: str = "") -> None:
         """Mount the routes; the first two also below ``prefix``, for whoever knows only that address."""
@@ -86,7 +99,14 @@ class HealthRoutes:
             return web.Response(text="ready")
         return web.Response(status=503, text=f"away: {', '.join(away)}", headers={"Retry-After": "1"})
 
-    async def metrics(self, _: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus' text format."""
+        try:
+            await self._may_scrape(identity_of(lower_case(request.headers)))
+        except Exception as error:
+            refused = answers.refusal(error, self._retry_after_s)
+            if refused.status == 401:
+                refused.headers.setdefault("WWW-Authenticate", 'Bearer realm="metrics"')
+            return refused
         body = await asyncio.to_thread(self._expose)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})

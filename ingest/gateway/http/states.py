@@ -10,7 +10,7 @@ class State(IntEnum):
 
     READING = 0  # collecting a request's head, or the body of one that is handled here
     ANSWERING = 1  # a request is handled here; what comes meanwhile is read ahead
-    FORWARDING = 2  # passing on what is left of a body to the server behind
+    FORWARDING = 2  # passing on a body to the server behind
     GIVEN_AWAY = 3  # all bytes belong to the server behind, for good
     CLOSED = 4
 
@@ -19,7 +19,7 @@ READING, ANSWERING, FORWARDING, GIVEN_AWAY, CLOSED = State
 _MOVES: tuple[frozenset[State], ...] = (
     frozenset((ANSWERING, FORWARDING, GIVEN_AWAY, CLOSED)),
     frozenset((READING, CLOSED)),
-    frozenset((READING, CLOSED)),
+    frozenset((READING, GIVEN_AWAY, CLOSED)),
     frozenset((CLOSED,)),
     frozenset(),
 )

@@ -16,7 +16,7 @@ from yarl import URL
 from runstream.ingest.gateway.http.forwarding import client_moves, end_to_end, forwarded, moving, single
 from runstream.ingest.gateway.http.holding import Holding
 from runstream.ingest.gateway.http.repeatable import is_away, is_repeatable, was_nothing_done
-from runstream.schemas.errors import RunstreamError
+from runstream.schemas.errors import MlflowError, RunstreamError
 from runstream.schemas.tasks import while_wanted
 from runstream.schemas.wire import TOKEN_HEADER
 
@@ -243,11 +243,7 @@ class Upstream:
         try:
             upstream, whole = await self.held(attempt, size=len(body or b""))
         except UpstreamUnavailableError as error:
-            if passing.repeatable and not error.nothing_done:
-                # A body of size is not here any more to be sent again; its sender may.
-                error.nothing_done = True
-                error.away_s = self._line.away_s if self._line is not None else 0.0
-            raise
+            raise self._fault(error, passing, request) from error.__cause__
         if upstream.content_type == "text/event-stream":
             self._endless.add(upstream)
         try:
@@ -326,6 +322,18 @@ class Upstream:
         return UpstreamUnavailableError(
             f"the {self.name} server broke off, or does not answer", nothing_done=nothing_done
         )
+
+    def _fault(
+        self, error: UpstreamUnavailableError, passing: _Passing, request: web.Request
+    ) -> RunstreamError:
+        """What a request is told that was not relayed."""
+        if isinstance(of_body := request.content.exception(), MlflowError):
+            return of_body
+        if passing.repeatable and not error.nothing_done:
+            # A body of size is not here any more to be sent again; its sender may.
+            error.nothing_done = True
+            error.away_s = self._line.away_s if self._line is not None else 0.0
+        return error
 
     def _without_database(self) -> UpstreamUnavailableError:
         return UpstreamUnavailableError(f"the {self.name} server's database is away")

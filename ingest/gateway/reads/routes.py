@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 
 from runstream.ingest.gateway.http import answers
-from runstream.ingest.gateway.http.admission import RefusedError
+from runstream.ingest.gateway.http.admission import Identity, RefusedError
 from runstream.ingest.gateway.http.caller import Caller
 from runstream.ingest.gateway.http.epochs import Epochs
 from runstream.ingest.gateway.http.hosts import HostRules
@@ -69,7 +69,9 @@ class ReadRoutes:
         server: ModeWatch,
         verdicts: RunVerdicts,
         verdict_ttl_s: float,
+        let_in: Callable[[Identity], Awaitable[None]],
     ) -> None:
+        self._let_in = let_in
         self._tracking = tracking
         self._query = query
         self._own = own
@@ -136,7 +138,7 @@ class ReadRoutes:
             await self._verdicts.check(caller, runs)
             body = await request.read() if need is Need.RUNS_IN_BODY else None
         except Exception as error:
-            return answers.refusal(error, self._retry_after_s)
+            return answers.refusal(await self._first_told(caller, error), self._retry_after_s)
         asking = asyncio.create_task(self._ask_query(self._own, request, mounted_at, body))
         # An answer may go on for hours (live points): it ends when the caller may not see it any more.
         try:
@@ -151,6 +153,15 @@ class ReadRoutes:
             raise asyncio.CancelledError from error
         finally:
             asking.cancel()
+
+    async def _first_told(self, caller: Caller, error: Exception) -> Exception:
+        """What a caller is told first: who it is comes before what it asked for."""
+        if isinstance(error, MlflowError):
+            try:
+                await self._let_in(caller.identity)
+            except RefusedError as refused:
+                return refused
+        return error
 
     async def _unjudged(self, request: web.Request) -> bool:
         """Whether the MLflow server would show everything to this caller: it is the server's way that counts. A

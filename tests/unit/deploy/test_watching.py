@@ -166,7 +166,7 @@ def test_roles_answer_where_they_are_probed_and_scraped() -> None:
     assert {"/health", "/ready", "/metrics"} <= paths(query)
     assert {"/health", "/ready", "/metrics"} <= paths(watch_app(lambda: b"", {}))
     gateway = web.Application()
-    HealthRoutes(cast(Any, None), lambda: b"").add_to(gateway)
+    HealthRoutes(cast(Any, None), lambda: b"", cast(Any, None), 1).add_to(gateway)
     assert {"/health", "/ready", "/metrics"} <= paths(gateway)
 
 

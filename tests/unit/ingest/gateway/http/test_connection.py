@@ -20,6 +20,7 @@ from runstream.ingest.gateway.http.door import Bounds, Door
 from runstream.ingest.gateway.http.framing import NotPlainError, read_head
 from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.hosts import HostRules
+from runstream.ingest.gateway.http.mount import refusing_odd
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.ingest.gateway.writes.aside import Aside
 from runstream.ingest.gateway.writes.log_request import LogRequest
@@ -74,7 +75,7 @@ async def setup() -> AsyncIterator[Setup]:
         body = await request.read()
         return web.Response(text=f"{request.method} {request.path} {len(body)} {sum(body)}")
 
-    app = web.Application(client_max_size=1 << 20)
+    app = web.Application(client_max_size=1 << 20, middlewares=[refusing_odd(HostRules("*"), ())])
     app.router.add_route("*", "/{tail:.*}", echo)
     runner = web.AppRunner(app, keepalive_timeout=1e9, auto_decompress=False)
     await runner.setup()
@@ -215,16 +216,48 @@ async def test_what_is_not_plain_goes_to_the_full_server(setup: Setup, request_:
     writer.close()
 
 
-async def test_chunked_bodies_give_the_connection_to_the_full_server(setup: Setup) -> None:
+CHUNKED = b"PUT /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20], ids=("bytes", "pieces", "whole"))
+async def test_a_chunked_body_is_the_full_servers_and_what_follows_is_not(setup: Setup, size: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", setup.port)
-    writer.write(
-        b"PUT /x HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-    )
-    assert (await answer(reader))[2] == b"PUT /x 3 294"
+    body = b'2;a="b"\r\nab\r\n0001\r\nc\r\n0\r\nX: 1\r\n\r\n'
+    sent = (CHUNKED + body + log_batch("k")) * 2
+    for at in range(0, len(sent), size):
+        writer.write(sent[at : at + size])
+        await writer.drain()
+    for _ in range(2):
+        assert (await answer(reader))[2] == b"PUT /x 3 294"
+        # Behind an answer that is on its way it is the full server's as well.
+        assert (await answer(reader))[0] == 200
     writer.write(log_batch("k"))
-    assert b"POST /api/2.0/mlflow/runs/log-batch" in (await answer(reader))[2]
-    assert not setup.stub.seen
+    assert (await answer(reader))[2] == b"{}"
     writer.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"ffffffffffffffff\r\nabc",
+        b"3\r\nabc\r\n10000000001\r\nabc",
+        b"10000000000000000\r\n",
+        b"zz\r\n",
+        b"3\nabc\r\n0\r\n\r\n",
+        b"3\r\nabcdef\r\n",
+        b"0\r\nX: 1\n\r\n",
+    ],
+)
+async def test_chunks_that_are_none_are_refused_at_once(setup: Setup, body: bytes) -> None:
+    for pieces in ([CHUNKED + body], [CHUNKED, body], [CHUNKED, body[:2], body[2:]]):
+        reader, writer = await asyncio.open_connection("127.0.0.1", setup.port)
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0.01)  # or all would come as one
+        async with asyncio.timeout(30):
+            # Before it would be for its rate: 1.5 s, after which there is no answer at all.
+            assert (await reader.readuntil(b"\r\n")).split()[1] == b"400"
+        writer.close()
 
 
 async def test_connection_close_is_honoured(setup: Setup) -> None:
