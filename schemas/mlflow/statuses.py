@@ -17,6 +17,7 @@ STATUSES: Mapping[str, int] = MappingProxyType(
         # MLflow's codes: mlflow.exceptions.ERROR_CODE_TO_HTTP_STATUS.
         "INVALID_PARAMETER_VALUE": 400,
         "RESOURCE_ALREADY_EXISTS": 400,
+        "UNAUTHENTICATED": 401,
         "PERMISSION_DENIED": 403,
         "ENDPOINT_NOT_FOUND": 404,
         "RESOURCE_DOES_NOT_EXIST": 404,

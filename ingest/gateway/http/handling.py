@@ -37,6 +37,7 @@ from runstream.ingest.gateway.http.admission import IDENTITY_HEADERS, Identity
 from runstream.ingest.gateway.http.decompress import decompress_body
 from runstream.schemas.errors import MlflowError
 from runstream.schemas.mlflow.paths import APIS
+from runstream.schemas.mlflow.statuses import status_of
 
 _IDENTITY = tuple((name.lower(), name) for name in IDENTITY_HEADERS)
 # Bodies are decompressed in threads, no more of them at a time than this.
@@ -164,7 +165,7 @@ class Routes:
         try:
             return await result
         except MlflowError as error:
-            if error.status in _OF_THE_REQUEST:
+            if status_of(error) in _OF_THE_REQUEST:
                 await self._identify(call.route, call.identity)
             raise
 

@@ -31,6 +31,4 @@ class Scraping:
         if await self._server.settled() is not ServerMode.OPEN:
             await self._admission.check_known(identity)
         elif self._bearer:
-            raise MlflowError(
-                "Metrics need RUNSTREAM_METRICS_TOKEN as a bearer token", "UNAUTHENTICATED", 401
-            )
+            raise MlflowError("Metrics need RUNSTREAM_METRICS_TOKEN as a bearer token", "UNAUTHENTICATED")

@@ -70,7 +70,7 @@ async def test_a_body_that_is_none_is_never_taken_for_whole(begun: bool) -> None
     reading = asyncio.Event()
     seen: list[bytes | Exception] = []
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.BaseRequest) -> web.Response:
         if not begun:
             await reading.wait()
         assert request.can_read_body
