@@ -30,7 +30,7 @@ from runstream.query.warm_up import warm_up
 from runstream.schemas.ports.barrier import Barrier
 from runstream.schemas.ports.database import Database
 from runstream.schemas.ports.statements import Statements
-from runstream.schemas.tasks import keep_running
+from runstream.schemas.tasks import kept_running
 from runstream.schemas.wire import API
 
 _MAX_BODY_BYTES = 16 << 20
@@ -85,9 +85,9 @@ def create_app(
 
     async def life(app: web.Application) -> AsyncIterator[None]:
         await workers.run(warm_up, database, reader)
-        background = [asyncio.create_task(keep_running("rollups", RollupBuilder(database).run))]
+        background = [kept_running("rollups", RollupBuilder(database).run)]
         if hub is None:
-            background.append(asyncio.create_task(keep_running("live points", feed.run)))
+            background.append(kept_running("live points", feed.run))
         yield
         for task in background:
             task.cancel()

@@ -29,6 +29,55 @@ async def keep_running(
         await asyncio.sleep(PAUSE_S if pause_s is None else pause_s)
 
 
+def kept_running(name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+    """``keep_running`` as a task, for whoever begins it to cancel."""
+    return asyncio.create_task(keep_running(name, work), name=name)
+
+
+def shared(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task whose result several wait for, or nobody any more: each waiter has its error, none is lost in silence."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
+
+
+class Tasks:
+    """The one owner of tasks that nobody waits for: holds each until it has ended (an event loop holds tasks only
+    weakly), and logs what one raises, with its traceback. Belongs to one event loop."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin ``work`` now, and come back."""
+        task = asyncio.get_running_loop().create_task(work, name=self._name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    async def ended(self, timeout_s: float | None = None) -> bool:
+        """Wait until all have ended, those too that are begun meanwhile; ``False`` if ``timeout_s`` comes first."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._tasks:
+                    await asyncio.wait(set(self._tasks))
+        except TimeoutError:
+            return False
+        return True
+
+    def cancel(self) -> None:
+        """Have all of them end."""
+        for task in set(self._tasks):
+            task.cancel()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("work in the background failed", exc_info=error, extra={"work": self._name})
+
+
 async def while_wanted(
     work: Coroutine[Any, Any, T], unwanted: Callable[[], bool], *, look_every_s: float = 0.25
 ) -> T:

@@ -19,7 +19,8 @@ from runstream.ingest.artifacts.failures import scrub
 from runstream.ingest.artifacts.folder import FolderStore
 from runstream.ingest.artifacts.locations import Location, S3Settings
 from runstream.ingest.artifacts.protocol import ArtifactStore, StoreOptions
-from runstream.ingest.artifacts.s3.parts import S3Credentials, S3Parts, S3Place
+from runstream.ingest.artifacts.s3.parts import S3Parts, S3Place
+from runstream.ingest.artifacts.s3.signing import S3Credentials
 from runstream.schemas.errors import ConfigError
 
 # botocore renews what expires by itself; obstore asks again after this time.

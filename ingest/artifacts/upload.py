@@ -18,6 +18,7 @@ import obstore
 
 from runstream.ingest.artifacts.errors import StoreUnavailableError
 from runstream.ingest.artifacts.failures import scrub, translate
+from runstream.schemas.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Uploader:
         self._parts_under_way = parts_under_way
         self._stall_s = stall_s
         self._spread = spread
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling = Tasks("clearing up after an upload")
 
     def memory(self, size: int | None) -> int:
         """The most bytes that an upload of this length holds."""
@@ -133,9 +134,7 @@ class Uploader:
         except BaseException as error:
             store_failed = task.done() and not task.cancelled() and task.exception() is not None
             pipe.end(UploadDroppedError())
-            settle = asyncio.create_task(self._settle(task, clean, whole=self._is_whole(size)))
-            self._settling.add(settle)
-            settle.add_done_callback(self._settling.discard)
+            settle = self._settling.start(self._settle(task, clean, whole=self._is_whole(size)))
             if isinstance(error, TimeoutError):
                 raise StoreUnavailableError("the artifact store stalled") from error
             if not isinstance(error, Exception):
@@ -189,8 +188,7 @@ class Uploader:
 
     async def close(self) -> None:
         """Wait, with a bound, for uploads that are being aborted."""
-        if self._settling:
-            await asyncio.wait(set(self._settling), timeout=_SETTLE_S)
+        await self._settling.ended(_SETTLE_S)
         # obstore's threads give back the memory of the last blocks just now, for which they need the interpreter's
         # lock. A thread that still waits for it when the interpreter ends aborts the process.
         await asyncio.sleep(_QUIET_S)

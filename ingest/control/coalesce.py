@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
+from runstream.schemas.tasks import Tasks
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -24,7 +26,7 @@ class Coalescer(Generic[K, V]):
         self._free = at_once
         self._max_keys = max_keys
         self._waiting: dict[K, asyncio.Future[V | None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("a shared question")
         self._scheduled = False
 
     async def ask(self, key: K) -> V | None:
@@ -45,9 +47,7 @@ class Coalescer(Generic[K, V]):
             keys = list(self._waiting)[: self._max_keys]
             futures = [self._waiting.pop(key) for key in keys]
             self._free -= 1
-            task = asyncio.ensure_future(self._put(keys, futures))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.start(self._put(keys, futures))
 
     async def _put(self, keys: list[K], futures: list[asyncio.Future[V | None]]) -> None:
         try:
@@ -69,6 +69,5 @@ class Coalescer(Generic[K, V]):
 
     async def close(self) -> None:
         """End the questions under way."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.cancel()
+        await self._tasks.ended()

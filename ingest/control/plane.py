@@ -14,6 +14,7 @@ from runstream.ingest.control.database.session import Session
 from runstream.ingest.control.naming import load_random_name
 from runstream.ingest.control.sql_store import SqlRunStore
 from runstream.ingest.control.store import RunStore
+from runstream.schemas.tasks import kept_running
 
 _log = logging.getLogger(__name__)
 
@@ -66,13 +67,12 @@ class ControlPlane:
         """Look once, then go on looking beside the loop's other work. Raises ``ConfigError`` for a bad address."""
         self._reads = await open_reads(self._uri, max_connections=_READS)
         await self._look()
-        self._task = asyncio.create_task(self._watch())
+        self._task = kept_running("schema of the metadata database", self._watch)
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_KNOWN_S if self._known else _NOT_YET_S)
-            with contextlib.suppress(Exception):
-                await self._look()
+            await self._look()
 
     async def _look(self) -> None:
         assert self._reads is not None

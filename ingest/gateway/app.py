@@ -48,7 +48,7 @@ from runstream.ingest.gateway.writes.ingest import Ingest
 from runstream.ingest.gateway.writes.intake import Intake
 from runstream.ingest.gateway.writes.routes import MetricWrites
 from runstream.ingest.queue.protocol import Producer
-from runstream.schemas.tasks import keep_running
+from runstream.schemas.tasks import kept_running
 
 _log = logging.getLogger(__name__)
 _GAUGE_INTERVAL_S = 1.0
@@ -227,13 +227,13 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     async def life(_: web.Application) -> AsyncIterator[None]:
         await aside.start()
         background: list[asyncio.Task[None]] = []
-        gauges = asyncio.create_task(keep_running("gauges", lambda: _keep_gauges(parts, batcher, holding)))
-        watching = asyncio.create_task(keep_running("mode of the MLflow server", server.watch))
+        gauges = kept_running("gauges", lambda: _keep_gauges(parts, batcher, holding))
+        watching = kept_running("mode of the MLflow server", server.watch)
         if plane is not None:
             await plane.start()
         if searches is not None and plane is not None:
             keep = functools.partial(searches.keep_indexes, lambda: plane.store is not None)
-            background.append(asyncio.create_task(keep_running("indexes of searches", keep)))
+            background.append(kept_running("indexes of searches", keep))
         yield
         for task in background:
             task.cancel()

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from runstream.ingest.writer.stats import WriterStats
+from runstream.schemas.backoff import Backoff
 from runstream.schemas.errors import RunstreamError
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Retry:
         Pauses double from 0.1 to 10 s and are cut to between half and all of that at random, so that many
         writers do not come back at once.
         """
-        pause = FIRST_PAUSE_S
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, spread=0.5, random_fraction=self._random_fraction)
         while True:
             try:
                 result = await attempt()
@@ -49,8 +50,7 @@ class Retry:
                 self._stats.retries += 1
                 self._stats.failures[what] = str(error)
                 logger.warning("%s failed, trying again: %s", what, error)
-                await self._sleep(pause * (0.5 + 0.5 * self._random_fraction()))
-                pause = min(pause * 2, LONGEST_PAUSE_S)
+                await self._sleep(backoff.next_s())
             else:
                 # Its own success only: others may still be failing.
                 self._stats.failures.pop(what, None)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runstream.query.points.kept import Kept
 from runstream.query.points.parts import Coverage, active_parts, coverage, still_right
 from runstream.query.points.selection import Selection
 from runstream.query.points.series import Series
+from runstream.query.points.sized_cache import SizedCache
 from runstream.schemas.ports.database import Database
 
 
@@ -27,7 +27,7 @@ class CurveCache:
 
     def __init__(self, database: Database, *, max_bytes: int = 32 << 20) -> None:
         self._database = database
-        self._kept: Kept[Hashable, _Entry] = Kept(max_bytes, lambda entry: entry.series.nbytes)
+        self._cache: SizedCache[Hashable, _Entry] = SizedCache(max_bytes, lambda entry: entry.series.nbytes)
 
     def get_or_make(
         self,
@@ -38,7 +38,7 @@ class CurveCache:
     ) -> Series | None:
         """The answer to ``question``, which is about ``selection`` (one series). Blocks; raises ``DatabaseError``."""
         parts = active_parts(self._database)
-        entry = self._kept.get(question)
+        entry = self._cache.get(question)
         where, parameters = selection.where()
         if entry is not None and still_right(self._database, entry.seen, parts, where, parameters, settings):
             entry.seen = coverage(parts)
@@ -46,5 +46,5 @@ class CurveCache:
         series = make()
         if series is not None and parts:
             # What was there before the reading began; the reading may have seen more.
-            self._kept.put(question, _Entry(series, coverage(parts)))
+            self._cache.put(question, _Entry(series, coverage(parts)))
         return series

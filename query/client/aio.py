@@ -23,6 +23,7 @@ from runstream.query.client.live import (
 )
 from runstream.query.client.run import Run
 from runstream.query.client.tables import TableAs, View
+from runstream.schemas.backoff import Backoff
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -213,7 +214,7 @@ class AsyncConnection:
         """See ``Connection.tail``."""
         wanted = await _in_thread(self._connection.wanted_runs, runs, experiment, filter)
         follower = Follower(wanted, listed(keys))
-        pause_s = FIRST_PAUSE_S
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         async with httpx.AsyncClient(**self._connection.client_options()) as client:
             while True:
                 try:
@@ -225,7 +226,7 @@ class AsyncConnection:
                             check(response)
                         else:
                             async for line in response.aiter_lines():
-                                pause_s = FIRST_PAUSE_S
+                                backoff.reset()
                                 for point in follower.line(line):
                                     yield point
                                 if follower.gap_since_ms is not None:
@@ -234,8 +235,7 @@ class AsyncConnection:
                                         yield point
                 except httpx.TransportError:
                     pass
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+                await asyncio.sleep(backoff.next_s())
 
     async def close(self) -> None:
         """Close every connection to the server."""

@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 
+from runstream.schemas.backoff import Backoff
+
 _TRUE = ("1", "true", "yes")
 _RETRYABLE = (429, 502, 503, 504)
 _TRIES = 6
@@ -100,6 +102,7 @@ class Http:
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **request: Any
     ) -> Iterator[httpx.Response]:
         """An answer whose body is still to be read. Raises ``ServerError``."""
+        backoff = Backoff(0.2, _LONGEST_PAUSE_S)
         for attempt in range(_TRIES):
             last = attempt == _TRIES - 1
             try:
@@ -110,11 +113,11 @@ class Http:
                             raise error_of(response)
                         yield response
                         return
-                    pause_s = _pause_s(attempt, response.headers.get("Retry-After"))
+                    pause_s = _pause_s(backoff, response.headers.get("Retry-After"))
             except httpx.ConnectError as error:
                 if last:
                     raise ServerError(f"{self.uri} does not answer: {error}") from error
-                pause_s = _pause_s(attempt, None)
+                pause_s = _pause_s(backoff, None)
             except httpx.TransportError as error:
                 raise ServerError(f"the connection to {self.uri} broke: {error}") from error
             time.sleep(pause_s)
@@ -134,11 +137,12 @@ def error_of(response: httpx.Response) -> ServerError:
     return ServerError(message, status=response.status_code, error_code=code)
 
 
-def _pause_s(attempt: int, retry_after: str | None) -> float:
+def _pause_s(backoff: Backoff, retry_after: str | None) -> float:
+    own_s = backoff.next_s()
     try:
         return min(float(retry_after or ""), _LONGEST_PAUSE_S)
     except ValueError:
-        return min(0.2 * float(2**attempt), _LONGEST_PAUSE_S)
+        return own_s
 
 
 def _basic_auth() -> tuple[str, str] | None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from runstream.query.client.http import Http, ServerError, error_of
+from runstream.schemas.backoff import Backoff
 from runstream.schemas.wire import API
 
 _REMEMBERED = 200_000
@@ -121,7 +122,7 @@ def follow(http: Http, runs: Sequence[str], keys: Sequence[str] | None, fetch: F
     """New points without end; a broken connection is taken up where it was. Raises ``ServerError`` if
     refused."""
     follower = Follower(runs, keys)
-    pause_s = FIRST_PAUSE_S
+    backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     while True:
         try:
             with http.client.stream(
@@ -131,14 +132,13 @@ def follow(http: Http, runs: Sequence[str], keys: Sequence[str] | None, fetch: F
                     response.read()
                     check(response)
                 for line in response.iter_lines() if response.status_code == 200 else ():
-                    pause_s = FIRST_PAUSE_S
+                    backoff.reset()
                     yield from follower.line(line)
                     if follower.gap_since_ms is not None:
                         yield from follower.new(rows_of(fetch(follower.gap_request())))
         except httpx.TransportError:
             pass
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        time.sleep(backoff.next_s())
 
 
 def check(response: httpx.Response) -> None:

@@ -18,9 +18,9 @@ from runstream.query.mlflow.sampling import sample_stream
 from runstream.query.mlflow.snapshots import Snapshot, SnapshotCache
 from runstream.query.points.aggregates import Statistic, statistics
 from runstream.query.points.distributed import delete_runs
-from runstream.query.points.kept import Kept
 from runstream.query.points.parts import Part, active_parts, coverage
 from runstream.query.points.series import EMPTY, Ints, Series, by_step, by_time, ntile_positions
+from runstream.query.points.sized_cache import SizedCache
 from runstream.query.points.small_runs import RunPoints, SmallRuns
 from runstream.schemas.mlflow.limits import INT64_MAX, INT64_MIN
 from runstream.schemas.mlflow.page_tokens import create_page_token, parse_page_token
@@ -79,7 +79,7 @@ class HistoryReader:
         self._snapshot_rows = max(snapshot_bytes // 24, 1)
         self._settings = {"max_execution_time": max_query_s}
         # The last point before an offset of a series too long for the cache.
-        self._bookmarks: Kept[tuple[str, str, int], tuple[int, int, float]] = Kept(
+        self._bookmarks: SizedCache[tuple[str, str, int], tuple[int, int, float]] = SizedCache(
             _MAX_BOOKMARKS, lambda _: 1
         )
 

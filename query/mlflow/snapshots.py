@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from cachetools import TTLCache
 
 from runstream.query.points.parts import Coverage
 from runstream.query.points.series import Series
@@ -29,43 +31,25 @@ class SnapshotCache:
     def __init__(
         self, max_bytes: int, ttl_s: float = 60.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._max_bytes = max_bytes
-        self._ttl_s = ttl_s
-        self._clock = clock
         self._lock = threading.Lock()
-        self._entries: OrderedDict[tuple[str, str], tuple[Snapshot, float]] = OrderedDict()
-        self._bytes = 0
+        self._entries: TTLCache[tuple[str, str], Snapshot] = TTLCache(
+            max_bytes, ttl_s, timer=clock, getsizeof=lambda snapshot: snapshot.series.nbytes
+        )
 
     @property
     def nbytes(self) -> int:
         """Memory held by the cached arrays."""
-        return self._bytes
+        with self._lock:
+            return int(self._entries.currsize)
 
     def get(self, run_id: str, key: str) -> Snapshot | None:
         """The snapshot put last, if it is still held and not too old."""
         with self._lock:
-            entry = self._entries.get((run_id, key))
-            if entry is None:
-                return None
-            snapshot, put_at = entry
-            if self._clock() - put_at > self._ttl_s:
-                self._drop((run_id, key))
-                return None
-            self._entries.move_to_end((run_id, key))
-            return snapshot
+            return self._entries.get((run_id, key))
 
     def put(self, run_id: str, key: str, snapshot: Snapshot) -> None:
         """Hold a snapshot, in place of an older one; one larger than the bound is not held."""
         with self._lock:
-            self._drop((run_id, key))
-            if snapshot.series.nbytes > self._max_bytes:
-                return
-            self._entries[run_id, key] = (snapshot, self._clock())
-            self._bytes += snapshot.series.nbytes
-            while self._bytes > self._max_bytes:
-                self._drop(next(iter(self._entries)))
-
-    def _drop(self, entry: tuple[str, str]) -> None:
-        held = self._entries.pop(entry, None)
-        if held is not None:
-            self._bytes -= held[0].series.nbytes
+            self._entries.pop((run_id, key), None)
+            with contextlib.suppress(ValueError):  # cachetools: value too large
+                self._entries[run_id, key] = snapshot

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +12,13 @@ import urllib3
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, TEMPORARILY_UNAVAILABLE, ErrorCode
 
+from runstream.schemas.backoff import Backoff
 from runstream.schemas.mlflow.values import json_number
 from runstream.schemas.wire import INTERNAL, NEXT_PAGE, TOKEN_HEADER
 
 _RETRYABLE = (429, 502, 503, 504)
-_FIRST_PAUSE_S = 0.05
-_LONGEST_PAUSE_S = 1.0
+_FIRST_PAUSE_S = 0.075
+_LONGEST_PAUSE_S = 1.5
 _Point = tuple[str, int, int, float]
 
 
@@ -79,7 +79,8 @@ class Remote:
     def _post(self, url: str, request: dict[str, Any]) -> bytes:
         body = json.dumps(request, allow_nan=False).encode()
         deadline = time.monotonic() + self._deadline_s
-        pause_s = _FIRST_PAUSE_S
+        # A part at random, so that many threads do not come back at once.
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, spread=2 / 3)
         while True:
             left_s = max(deadline - time.monotonic(), 0.1)
             try:
@@ -99,14 +100,12 @@ class Remote:
                 status, reason = answer.status, f"status {answer.status}"
                 if status not in _RETRYABLE:
                     raise _refusal(status, bytes(answer.data))
-            # Jitter, so that many threads do not come back at once.
-            wait_s = pause_s * (0.5 + random.random())
+            wait_s = backoff.next_s()
             if time.monotonic() + wait_s >= deadline:
                 raise MlflowException(
                     f"Runstream does not answer ({reason}); try again", TEMPORARILY_UNAVAILABLE
                 )
             time.sleep(wait_s)
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
 
 def _refusal(status: int, body: bytes) -> MlflowException:

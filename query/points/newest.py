@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from runstream.query.points.kept import Kept
 from runstream.query.points.parts import Coverage, Part, active_parts, coverage
+from runstream.query.points.sized_cache import SizedCache
 from runstream.query.points.stream import POINTS
 from runstream.schemas.ports.database import Database
 
@@ -57,18 +57,20 @@ class NewestCache:
 
     def __init__(self, database: Database, *, max_bytes: int = 32 << 20) -> None:
         self._database = database
-        self._kept: Kept[str, _Entry] = Kept(max_bytes, lambda entry: entry.points.nbytes + _ENTRY_BYTES)
+        self._cache: SizedCache[str, _Entry] = SizedCache(
+            max_bytes, lambda entry: entry.points.nbytes + _ENTRY_BYTES
+        )
 
     def of_run(self, run_id: str, settings: Mapping[str, Any]) -> pa.Table:
         """``newest_points`` of all series of a run."""
         parts = active_parts(self._database)
-        entry = self._kept.get(run_id)
+        entry = self._cache.get(run_id)
         if entry is not None and any(part.deletion > entry.seen.deletion for part in parts):
             entry = None  # rows are gone, and the parts do not show whose
         points = self._read(run_id, settings, parts, entry)
         if parts:
             # What was there before the reading began; the reading may have seen more.
-            self._kept.put(run_id, _Entry(points, coverage(parts, entry.seen if entry else None)))
+            self._cache.put(run_id, _Entry(points, coverage(parts, entry.seen if entry else None)))
         return points
 
     def _read(

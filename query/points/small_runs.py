@@ -12,10 +12,10 @@ on a server, cannot be kept like this.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from cachetools import FIFOCache, LRUCache
 from numpy.typing import NDArray
 
 from runstream.query.points.series import EMPTY, Floats, Ints, Series
@@ -97,14 +98,12 @@ class SmallRuns:
         clock: Clock = time.monotonic,
     ) -> None:
         self._database = database
-        self._max_bytes = max_bytes
         self._settings = {**_SETTINGS, **(settings or {})}
         self._clock = clock
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, RunPoints] = OrderedDict()
-        self._bytes = 0
+        self._held: LRUCache[str, RunPoints] = LRUCache(max_bytes, getsizeof=lambda points: points.nbytes)
         # Runs that are not worth a reading: too large (for ever), or busy until then.
-        self._skipped: OrderedDict[str, float] = OrderedDict()
+        self._skipped: FIFOCache[str, float] = FIFOCache(_MAX_NOTES)
         self._loads: set[_Load] = set()
         self._inserting: RunSet | None = None
         self._changes = 0
@@ -113,14 +112,13 @@ class SmallRuns:
     @property
     def nbytes(self) -> int:
         """Memory held."""
-        return self._bytes
+        return int(self._held.currsize)
 
     def get(self, run_id: str) -> RunPoints | None:
         """The points of a run, if they are here. Every point that readers of the table could see, and no other."""
         with self._lock:
-            found = self._kept.get(run_id)
+            found = self._held.get(run_id)
             if found is not None:
-                self._kept.move_to_end(run_id)
                 self._read_at = self._clock()
             return found
 
@@ -155,10 +153,10 @@ class SmallRuns:
                 changed = set().union(*(insert.among(runs.keys()) for insert in load.inserts))
                 for name, points in runs.items():
                     # The one that was asked for last, so that its neighbours go first.
-                    if name not in changed and name not in self._kept and name != run_id:
-                        self._keep(name, points)
+                    if name not in changed and name not in self._held and name != run_id:
+                        self._hold(name, points)
                 if run_id not in changed:
-                    self._keep(run_id, found)
+                    self._hold(run_id, found)
         return found
 
     def inserting(self, runs: RunSet) -> None:
@@ -167,10 +165,10 @@ class SmallRuns:
             self._inserting = runs
             for load in self._loads:
                 load.inserts.append(runs)
-            if self._kept and self._clock() - self._read_at > _IDLE_S:
+            if self._held and self._clock() - self._read_at > _IDLE_S:
                 self._clear()
-            for run_id in runs.among(self._kept.keys()):
-                self._drop(run_id)
+            for run_id in runs.among(self._held.keys()):
+                del self._held[run_id]
                 self._skip(run_id, self._clock() + _BUSY_S)
 
     def inserted(self) -> None:
@@ -199,36 +197,25 @@ class SmallRuns:
             load.void = True
 
     def _clear(self) -> None:
-        self._kept.clear()
+        self._held.clear()
         self._skipped.clear()
-        self._bytes = 0
 
-    def _keep(self, run_id: str, points: RunPoints) -> None:
-        self._drop(run_id)
-        self._kept[run_id] = points
-        self._bytes += points.nbytes
-        while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._kept)))
-
-    def _drop(self, run_id: str) -> None:
-        points = self._kept.pop(run_id, None)
-        if points is not None:
-            self._bytes -= points.nbytes
+    def _hold(self, run_id: str, points: RunPoints) -> None:
+        self._held.pop(run_id, None)
+        with contextlib.suppress(ValueError):  # cachetools: value too large
+            self._held[run_id] = points
 
     def _note(self, run_id: str, until: float) -> None:
         with self._lock:
             self._skip(run_id, until)
 
     def _skip(self, run_id: str, until: float) -> None:
-        self._skipped.pop(run_id, None)
         self._skipped[run_id] = until
-        if len(self._skipped) > _MAX_NOTES:
-            self._skipped.popitem(last=False)
 
 
-def _split(table: pa.Table) -> OrderedDict[str, RunPoints]:
+def _split(table: pa.Table) -> dict[str, RunPoints]:
     """Rows in the table's order, by run."""
-    found: OrderedDict[str, RunPoints] = OrderedDict()
+    found: dict[str, RunPoints] = {}
     if not table.num_rows:
         return found
     runs, run_names = _codes(table.column("run_id"))

@@ -12,6 +12,7 @@ from runstream.query.sql.statement import answer
 from runstream.query.sql.turns import Turns
 from runstream.schemas.ports.database import Database, DatabaseError
 from runstream.schemas.ports.statements import Statement
+from runstream.schemas.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 _THREADS = 2
@@ -41,7 +42,7 @@ class SqlThreads:
         self._turns = Turns(_THREADS, max_waiting=max_waiting, wait_s=wait_s)
         self._threads = Workers(threads=_THREADS, max_waiting=_THREADS, timeout_s=wait_s + max_query_s)
         self._killers = Workers(threads=1, max_waiting=100, timeout_s=10.0)
-        self._killing: set[asyncio.Task[None]] = set()
+        self._killing = Tasks("killing a query")
 
     async def answer(self, statement: Statement) -> bytes:
         """See ``Statements.answer``."""
@@ -54,9 +55,7 @@ class SqlThreads:
                 )
             except asyncio.CancelledError:
                 if self._named:
-                    task = asyncio.get_running_loop().create_task(self._kill(name))
-                    self._killing.add(task)
-                    task.add_done_callback(self._killing.discard)
+                    self._killing.start(self._kill(name))
                 raise
 
     async def _kill(self, name: str) -> None:
@@ -67,7 +66,6 @@ class SqlThreads:
 
     async def close(self) -> None:
         """See ``Statements.close``."""
-        if self._killing:
-            await asyncio.wait(self._killing)
+        await self._killing.ended()
         await self._threads.close()
         await self._killers.close()

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import sqlalchemy as sa
+from cachetools import LRUCache
 
 from runstream.importing.metrics_table import MetricsTable, SourceError, open_table
 from runstream.ingest.writer.blocks import merge, native_block
@@ -23,6 +23,7 @@ from runstream.schemas.migrations import METRICS_COLUMNS, METRICS_TABLE
 from runstream.schemas.ports.barrier import Barrier
 from runstream.schemas.ports.database import Database
 from runstream.schemas.record import PointColumns
+from runstream.schemas.tasks import shared
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class AdoptingBarrier:
         self._over = False
         self._looked_at = float("-inf")
         self._looking: asyncio.Task[None] | None = None
-        self._brought: OrderedDict[str, None] = OrderedDict()
+        self._brought: LRUCache[str, None] = LRUCache(_KNOWN_RUNS)
         self._bringing: dict[str, asyncio.Task[None]] = {}
         # One at a time: reads of other runs go on meanwhile.
         self._turn = asyncio.Semaphore(2)
@@ -161,12 +162,11 @@ class AdoptingBarrier:
 
     def _task(self, run_id: str) -> asyncio.Task[None] | None:
         if run_id in self._brought:
-            self._brought.move_to_end(run_id)
+            self._brought[run_id] = None  # used
             return None
         task = self._bringing.get(run_id)
         if task is None:
-            task = self._bringing[run_id] = asyncio.create_task(self._bring_run(run_id))
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            task = self._bringing[run_id] = shared(self._bring_run(run_id))
         return task
 
     async def _bring_run(self, run_id: str) -> None:
@@ -174,8 +174,6 @@ class AdoptingBarrier:
             async with self._turn:
                 await asyncio.to_thread(self._copy, run_id)
             self._brought[run_id] = None
-            while len(self._brought) > _KNOWN_RUNS:
-                self._brought.popitem(last=False)
         finally:
             del self._bringing[run_id]
 

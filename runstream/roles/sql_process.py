@@ -33,6 +33,7 @@ from runstream.schemas.sql_wire import (
     frame,
     reply_of,
 )
+from runstream.schemas.tasks import Tasks
 from runstream.serve.lifeline import PARENT_VARIABLE
 
 _log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class SqlProcess:
         self._threads = Workers(threads=1, max_waiting=1, timeout_s=_START_S)
         self._worker: _Worker | None = None
         self._idle: asyncio.TimerHandle | None = None
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending = Tasks("ending a process of SQL")
         self._cleared = False
 
     @property
@@ -107,8 +108,7 @@ class SqlProcess:
         if self._idle is not None:
             self._idle.cancel()
         self._end()
-        if self._ending:
-            await asyncio.wait(self._ending)
+        await self._ending.ended()
         await self._threads.close()
 
     async def _asked(self, statement: Statement) -> Reply:
@@ -163,9 +163,7 @@ class SqlProcess:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._ending.start(work)
 
 
 class _Worker:

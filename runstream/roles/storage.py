@@ -36,7 +36,7 @@ from runstream.roles.sql_process import SqlProcess
 from runstream.schemas.errors import ConfigError
 from runstream.schemas.migrations import METRICS_TABLE, Flavour
 from runstream.schemas.ports.database import Database, DatabaseError
-from runstream.schemas.tasks import keep_running
+from runstream.schemas.tasks import kept_running
 from runstream.settings import StorageSettings
 
 _READ_DRAIN_S = 5.0
@@ -91,7 +91,7 @@ async def _storage(settings: StorageSettings) -> None:
             rewrite=rewritten if local else None,
             survived=retention.has_survived if retention is not None else None,
         )
-        guarding = asyncio.create_task(keep_running("part guard", guard.run))
+        guarding = kept_running("part guard", guard.run)
         try:
             async with collecting(database, settings), writing(writer, stop, settings.drain_timeout_s):
                 await serve(app, listener, stop, drain_s=_READ_DRAIN_S)
@@ -201,7 +201,7 @@ async def _opened(
 async def collecting(database: Database, settings: StorageSettings) -> AsyncIterator[None]:
     """Remove the points of runs that MLflow's database has no more, beside the block."""
     removed = RemovedRuns(settings.metadata.get_secret_value())
-    task = asyncio.create_task(keep_running("removed runs", Collector(database, removed).run))
+    task = kept_running("removed runs", Collector(database, removed).run)
     try:
         yield
     finally:
@@ -218,7 +218,7 @@ async def writing(
     Takes ``drain_s`` and a little more: a statement that is still under way in its thread then, and would keep the
     process for as long as ClickHouse likes, ends with the process.
     """
-    watching = asyncio.create_task(keep_running("writer metrics", WriterMetrics(writer).watch))
+    watching = kept_running("writer metrics", WriterMetrics(writer).watch)
     running = asyncio.create_task(writer.run())
     running.add_done_callback(lambda _: stop.set())
     try:

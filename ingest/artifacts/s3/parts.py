@@ -1,25 +1,18 @@
 """What obstore does not offer for S3: multipart uploads whose parts clients send by themselves, and downloads signed
 with a file name.
-
-Addresses are signed with Signature Version 4 in the query string:
-https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from html import unescape
-from urllib.parse import quote, urlsplit
-from xml.sax.saxutils import escape
+from urllib.parse import quote
+from xml.etree import ElementTree
 
 import aiohttp
 from yarl import URL
@@ -32,6 +25,7 @@ from runstream.ingest.artifacts.errors import (
 )
 from runstream.ingest.artifacts.failures import scrub
 from runstream.ingest.artifacts.protocol import UploadedPart
+from runstream.ingest.artifacts.s3.signing import S3Credentials, signed
 
 _log = logging.getLogger(__name__)
 
@@ -42,16 +36,6 @@ _OWN_EXPIRY_S = 300
 # Stores tell the time in whole seconds.
 _CLOCK_SLACK_S = 1.5
 _ABORT_PAUSES_S = (0.5, 2.0, 8.0, 30.0, 60.0)
-_UPLOAD = re.compile(r"<Upload>(.*?)</Upload>", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class S3Credentials:
-    """Keys of one moment; never shown."""
-
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
-    token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +77,9 @@ class S3Parts:
     async def create(self, path: str, count: int) -> tuple[str, list[str]]:
         """Begin an upload: its id, and an address for each part that is valid for an hour."""
         answer = await self._send("POST", path, {"uploads": ""}, headers=self._headers)
-        found = re.search(r"<UploadId>([^<]+)</UploadId>", answer)
-        if found is None:
+        upload_id = _text(_parsed(answer), "UploadId")
+        if not upload_id:
             raise StoreUnavailableError("the artifact store did not begin a multipart upload")
-        upload_id = unescape(found[1])
         keys = await asyncio.to_thread(self._credentials)
         urls = [
             self._sign(
@@ -113,16 +96,13 @@ class S3Parts:
 
     async def complete(self, path: str, upload_id: str, parts: Sequence[UploadedPart]) -> None:
         """Make the parts one object. Raises ``BrokenUploadError`` if the store misses some of them."""
-        listed = "".join(
-            f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag)}</ETag></Part>"
-            for part in sorted(parts, key=lambda part: part.number)
-        )
-        body = (
-            '<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-            f"{listed}</CompleteMultipartUpload>"
-        )
-        answer = await self._send("POST", path, {"uploadId": upload_id}, body=body.encode())
-        if "<Error>" in answer:  # S3 can say 200 first, and fail afterwards
+        body = ElementTree.Element("CompleteMultipartUpload", xmlns="http://s3.amazonaws.com/doc/2006-03-01/")
+        for part in sorted(parts, key=lambda part: part.number):
+            listed = ElementTree.SubElement(body, "Part")
+            ElementTree.SubElement(listed, "PartNumber").text = str(part.number)
+            ElementTree.SubElement(listed, "ETag").text = part.etag
+        answer = await self._send("POST", path, {"uploadId": upload_id}, body=ElementTree.tostring(body))
+        if _parsed(answer).tag.endswith("Error"):  # S3 can say 200 first, and fail afterwards
             raise StoreUnavailableError("the artifact store could not join the parts")
 
     async def abort(self, path: str, upload_id: str) -> None:
@@ -140,7 +120,7 @@ class S3Parts:
             try:
                 key = self._key(path)
                 answer = await self._send("GET", None, {"uploads": "", "prefix": key})
-                for upload in _UPLOAD.findall(answer):
+                for upload in _parsed(answer).iterfind("{*}Upload"):
                     begun = _time(upload) - self._ahead_s
                     if (
                         _text(upload, "Key") == key
@@ -199,7 +179,7 @@ class S3Parts:
             raise StoreUnavailableError("the artifact store does not answer") from error
         if status < 300 or (status == 404 and missing_ok):
             return text
-        code = _text(text, "Code")
+        code = _text(_parsed(text), "Code")
         if status == 404 or code.startswith("InvalidPart"):
             raise BrokenUploadError(
                 f"the multipart upload cannot be completed ({code or status}); upload again"
@@ -228,46 +208,19 @@ class S3Parts:
         headers: Mapping[str, str] | None = None,
         public: bool = False,
     ) -> str:
-        base = urlsplit(self._place.public_url if public else self._place.url)
-        resource = (
-            base.path if path is None else f"{base.path.rstrip('/')}/{quote(self._key(path), safe='/-_.~')}"
+        url = self._place.public_url if public else self._place.url
+        if path is not None:
+            url = f"{url.rstrip('/')}/{quote(self._key(path), safe='/-_.~')}"
+        return signed(
+            keys,
+            method,
+            url,
+            query,
+            region=self._place.region,
+            expires_s=expires_s,
+            headers=headers,
+            now=self._clock(),
         )
-        now = self._clock()
-        scope = f"{now:%Y%m%d}/{self._place.region}/s3/aws4_request"
-        signed = {"host": base.netloc, **{name.lower(): value for name, value in (headers or {}).items()}}
-        names = ";".join(sorted(signed))
-        parameters = {
-            **query,
-            "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
-            "X-Amz-Credential": f"{keys.access_key}/{scope}",
-            "X-Amz-Date": f"{now:%Y%m%dT%H%M%SZ}",
-            "X-Amz-Expires": str(expires_s),
-            "X-Amz-SignedHeaders": names,
-        }
-        if keys.token:
-            parameters["X-Amz-Security-Token"] = keys.token
-        encoded = "&".join(
-            f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}"
-            for name, value in sorted(parameters.items())
-        )
-        request = "\n".join(
-            (
-                method,
-                resource or "/",
-                encoded,
-                *(f"{name}:{value.strip()}" for name, value in sorted(signed.items())),
-                "",
-                names,
-                "UNSIGNED-PAYLOAD",
-            )
-        )
-        digest = hashlib.sha256(request.encode()).hexdigest()
-        to_sign = f"AWS4-HMAC-SHA256\n{now:%Y%m%dT%H%M%SZ}\n{scope}\n{digest}"
-        key = f"AWS4{keys.secret_key}".encode()
-        for step in scope.split("/"):
-            key = hmac.digest(key, step.encode(), "sha256")
-        signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
-        return f"{base.scheme}://{base.netloc}{resource or '/'}?{encoded}&X-Amz-Signature={signature}"
 
 
 def _ahead_s(date: str | None, known: float) -> float:
@@ -277,12 +230,19 @@ def _ahead_s(date: str | None, known: float) -> float:
         return known
 
 
-def _text(xml: str, name: str) -> str:
-    found = re.search(f"<{name}>([^<]*)</{name}>", xml)
-    return unescape(found[1]) if found else ""
+def _parsed(answer: str) -> ElementTree.Element:
+    """The root of an answer; an empty one of what is no XML, such as a proxy's page."""
+    try:
+        return ElementTree.fromstring(answer)
+    except ElementTree.ParseError:
+        return ElementTree.Element("")
 
 
-def _time(upload: str) -> float:
+def _text(element: ElementTree.Element, name: str) -> str:
+    return element.findtext(f"{{*}}{name}") or ""
+
+
+def _time(upload: ElementTree.Element) -> float:
     try:
         return datetime.fromisoformat(_text(upload, "Initiated").replace("Z", "+00:00")).timestamp()
     except ValueError:

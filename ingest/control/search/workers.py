@@ -7,12 +7,12 @@ import contextlib
 import logging
 import os
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+from cachetools import LRUCache
 
 from runstream.ingest.control.search import worker
 from runstream.ingest.control.search.connections import address_of
@@ -69,8 +69,10 @@ class SearchWorkers:
         for _ in range(self._limits.processes):
             self._free.put_nowait(None)
         self._waiting = 0
-        self._kept: OrderedDict[tuple[str, bytes], tuple[str, bytes]] = OrderedDict()
-        self._kept_bytes = 0
+        # By route and body: the snapshot that it is of, the answer, and the bytes of body and answer.
+        self._answers: LRUCache[tuple[str, bytes], tuple[str, bytes, int]] = LRUCache(
+            self._limits.kept_bytes, getsizeof=lambda entry: entry[2]
+        )
 
     async def answer(self, route: str, body: bytes) -> bytes | None:
         """The body of MLflow's answer to a search (``runs/search``, ``experiments/search``); ``None`` for what MLflow's
@@ -90,7 +92,7 @@ class SearchWorkers:
     async def _answer(self, route: str, body: bytes) -> bytes | None:
         process = await self._free.get()
         good = False
-        kept = self._kept.get((route, body))
+        kept = self._answers.get((route, body))
         try:
             if process is None or process.ended:
                 process = await _Process.start(self._environment, self._limits)
@@ -106,8 +108,6 @@ class SearchWorkers:
                 process = None
             self._free.put_nowait(process)
         if outcome == worker.UNCHANGED and kept is not None:
-            if (route, body) in self._kept:
-                self._kept.move_to_end((route, body))
             return kept[1]
         if outcome == worker.REFUSED:
             raise MlflowError(**orjson.loads(found))
@@ -120,17 +120,10 @@ class SearchWorkers:
         return None
 
     def _keep(self, route: str, body: bytes, snapshot: str, found: bytes) -> None:
-        before = self._kept.pop((route, body), None)
-        if before is not None:
-            self._kept_bytes -= len(before[1]) + len(body)
+        self._answers.pop((route, body), None)
         size = len(found) + len(body)
-        if size > self._limits.kept_bytes // 4:
-            return
-        self._kept[route, body] = (snapshot, found)
-        self._kept_bytes += size
-        while self._kept_bytes > self._limits.kept_bytes:
-            (_, oldest), (_, dropped) = self._kept.popitem(last=False)
-            self._kept_bytes -= len(dropped) + len(oldest)
+        if size <= self._limits.kept_bytes // 4:
+            self._answers[route, body] = (snapshot, found, size)
 
     async def keep_indexes(self, known: Callable[[], bool]) -> None:
         """Have the indexes made, and made again should they be gone, until cancelled; not before the database's

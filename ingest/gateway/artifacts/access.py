@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 from urllib.parse import quote
 
 from aiohttp import web
+from cachetools import FIFOCache
 
 from runstream.ingest.artifacts import paths
 from runstream.ingest.artifacts.errors import InvalidPathError
@@ -53,7 +53,7 @@ class ArtifactVerdicts:
         self._ttl_s = ttl_s
         self._epoch = epoch
         self._clock = clock
-        self._until: OrderedDict[tuple[object, ...], float] = OrderedDict()
+        self._until: FIFOCache[tuple[object, ...], float] = FIFOCache(_MAX_ENTRIES)
 
     async def __call__(self, request: web.Request, subject: Subject) -> web.StreamResponse | None:
         """``None`` if the caller may do this; else the answer."""
@@ -79,11 +79,5 @@ class ArtifactVerdicts:
             return answer.response()
         if answer.status >= 500 and answer.status != 501:
             return answer.response()  # it could not say; 501 is its word for a store that takes no parts
-        self._remember(key)
-        return None
-
-    def _remember(self, key: tuple[object, ...]) -> None:
         self._until[key] = self._clock() + self._ttl_s
-        self._until.move_to_end(key)
-        while len(self._until) > _MAX_ENTRIES:
-            self._until.popitem(last=False)
+        return None

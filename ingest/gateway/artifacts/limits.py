@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
+
+from cachetools import FIFOCache
 
 from runstream.ingest.artifacts.errors import (
     ArtifactError,
@@ -24,7 +25,7 @@ class FileCounts:
     def __init__(self, max_files: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_files = max_files
         self._clock = clock
-        self._numbers: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._numbers: FIFOCache[str, tuple[int, float]] = FIFOCache(_MAX_OWNERS)
 
     @property
     def limits(self) -> bool:
@@ -39,7 +40,7 @@ class FileCounts:
         number, until = self._numbers.get(owner, (0, 0.0))
         if until <= self._clock():
             number = await store.count(owner, self._max_files + 1)
-            self._remember(owner, number)
+            self._numbers[owner] = (number, self._clock() + _TTL_S)
         if number < self._max_files:
             return
         try:
@@ -61,12 +62,6 @@ class FileCounts:
     def forget(self, path: str) -> None:
         """Artifacts were deleted."""
         self._numbers.pop(owner_of(path), None)
-
-    def _remember(self, owner: str, number: int) -> None:
-        self._numbers[owner] = (number, self._clock() + _TTL_S)
-        self._numbers.move_to_end(owner)
-        while len(self._numbers) > _MAX_OWNERS:
-            self._numbers.popitem(last=False)
 
 
 def owner_of(path: str) -> str:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import orjson
+from cachetools import FIFOCache
 
 from runstream.ingest.gateway.http.epochs import Epochs
 from runstream.ingest.gateway.http.upstream import Answer, Upstream, UpstreamUnavailableError
@@ -94,10 +94,9 @@ class Admission:
         self._granted = granted
         self._ttl_s = ttl_s
         self._stale_s = stale_s
-        self._max_entries = max_entries
         self._clock = clock
-        self._verdicts: OrderedDict[tuple[str, Identity], _Verdict] = OrderedDict()
-        self._wrong: OrderedDict[Identity, _Wrong] = OrderedDict()
+        self._verdicts: FIFOCache[tuple[str, Identity], _Verdict] = FIFOCache(max_entries)
+        self._wrong: FIFOCache[Identity, _Wrong] = FIFOCache(_WRONG_ENTRIES)
         self._asking: dict[tuple[str, Identity], _Question] = {}
 
     def known(self, run_id: str, identity: Identity) -> bool:
@@ -204,17 +203,11 @@ class Admission:
         if answer.status != 200:
             self._verdicts.pop(key, None)
             if answer.status == 401 and identity:
-                self._remember_wrong(identity, _Wrong(epoch[1], self._clock() + _WRONG_S, answer))
+                self._wrong[identity] = _Wrong(epoch[1], self._clock() + _WRONG_S, answer)
             raise RefusedError(answer)
         self.remember(run_id, identity, epoch)
         if self._granted is not None:
             await self._granted(run_id, identity, epoch[1])
-
-    def _remember_wrong(self, identity: Identity, wrong: _Wrong) -> None:
-        self._wrong[identity] = wrong
-        self._wrong.move_to_end(identity)
-        while len(self._wrong) > _WRONG_ENTRIES:
-            self._wrong.popitem(last=False)
 
     def remember(
         self, run_id: str, identity: Identity, epoch: tuple[int, int], *, at_most_s: float = math.inf
@@ -224,9 +217,6 @@ class Admission:
         now = self._clock()
         key = (run_id, identity)
         self._verdicts[key] = _Verdict(epoch, now + min(self._ttl_s, at_most_s), now + self._stale_s)
-        self._verdicts.move_to_end(key)
-        while len(self._verdicts) > self._max_entries:
-            self._verdicts.popitem(last=False)
 
     def epoch(self, run_id: str) -> tuple[int, int]:
         """The run's counters now, for a later ``remember``."""

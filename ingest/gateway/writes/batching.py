@@ -19,6 +19,7 @@ from runstream.ingest.gateway.telemetry import AppendTelemetry
 from runstream.ingest.queue.protocol import Producer
 from runstream.schemas.errors import QueueFullError, QueueUnavailableError, RunstreamError
 from runstream.schemas.record import RecordBuilder
+from runstream.schemas.tasks import Tasks
 
 # How long points collect for one record while the queue is away.
 _HELD_LINGER_S = 1.0
@@ -88,7 +89,7 @@ class Batcher:
         self._open: dict[int, _Batch] = {}
         self._appending: dict[int, int] = {}
         self._held: dict[int, int] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("append")
         self._pending_bytes = 0
 
     async def add(self, points: RunPoints) -> None:
@@ -137,9 +138,7 @@ class Batcher:
         if self._open.get(partition) is batch:
             del self._open[partition]
         self._appending[partition] = self._appending.get(partition, 0) + 1
-        task = asyncio.get_running_loop().create_task(self._append(partition, batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(self._append(partition, batch))
 
     async def _append(self, partition: int, batch: _Batch) -> None:
         size = batch.builder.approximate_bytes
@@ -208,5 +207,4 @@ class Batcher:
         """Seal what is open and wait until every append has ended."""
         for partition, batch in list(self._open.items()):
             self._seal(partition, batch)
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._tasks.ended()

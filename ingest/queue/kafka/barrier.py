@@ -5,26 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from runstream.ingest.queue.kafka.offsets import KafkaOffsets
 from runstream.ingest.queue.kafka.producer import KafkaProducerQueue
 from runstream.ingest.queue.kafka.settings import KafkaSettings
 from runstream.schemas.errors import ConfigError, QueueFullError, QueueUnavailableError
+from runstream.schemas.tasks import kept_running, shared
 
 logger = logging.getLogger(__name__)
 
 _MARKER_EVERY_S = 0.01
 _POLL_S = (0.002, 0.025)
-
-
-def _task(question: Coroutine[Any, Any, dict[int, int]]) -> asyncio.Task[dict[int, int]]:
-    """A task whose failure nobody may be left to hear of."""
-    task = asyncio.create_task(question)
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return task
 
 
 @dataclass(slots=True, eq=False)
@@ -96,10 +89,10 @@ class KafkaBarrier:
         """Where the partitions end, asked after this call began: a question under way may be too old, so the
         next one is shared by all who come in the meantime."""
         if self._asking is None or self._asking.done():
-            self._asking = _task(self._offsets.ends())
+            self._asking = shared(self._offsets.ends())
             return await asyncio.shield(self._asking)
         if self._asking_next is None or self._asking_next.done():
-            self._asking_next = _task(self._ask_after(self._asking))
+            self._asking_next = shared(self._ask_after(self._asking))
         return await asyncio.shield(self._asking_next)
 
     async def _ask_after(self, before: asyncio.Task[dict[int, int]]) -> dict[int, int]:
@@ -113,7 +106,7 @@ class KafkaBarrier:
         waiter = _Waiter(targets, asyncio.get_running_loop().create_future())
         self._waiters.append(waiter)
         if self._watching is None or self._watching.done():
-            self._watching = asyncio.create_task(self._watch())
+            self._watching = kept_running("watching the writers", self._watch)
         try:
             return await waiter.applied
         finally:

@@ -22,6 +22,7 @@ from runstream.ingest.queue.kafka.records import to_message
 from runstream.ingest.queue.kafka.settings import KafkaSettings
 from runstream.ingest.queue.protocol import Message, RevokeHandler
 from runstream.schemas.errors import ConfigError, QueueUnavailableError
+from runstream.schemas.tasks import shared
 
 logger = logging.getLogger(__name__)
 
@@ -144,8 +145,7 @@ class KafkaConsumerQueue:
                 # and the next waits for it: never two at a time, so an offset never goes back.
                 if self._committing is not None:
                     await asyncio.wait([self._committing])
-                task = self._committing = asyncio.create_task(consumer.commit(mine))
-                task.add_done_callback(lambda done: done.cancelled() or done.exception())
+                task = self._committing = shared(consumer.commit(mine))
                 await asyncio.wait([task])
             if task.cancelled():
                 raise QueueUnavailableError("left the group before the offsets were committed")

@@ -13,7 +13,9 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLarg
 
 from runstream.ingest.queue.kafka.quiet import quieten
 from runstream.ingest.queue.kafka.settings import KafkaSettings
+from runstream.schemas.backoff import Backoff
 from runstream.schemas.errors import ConfigError, QueueUnavailableError
+from runstream.schemas.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class Sender:
         self._changed = asyncio.Event()
         self._away: str | None = None
         self._rebuilding: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("giving a producer up")
         self._closed = False
         self.partitions = 0
         self.rebuilds = 0
@@ -120,12 +122,9 @@ class Sender:
         if self._producer is not None:
             self._abandon_soon(self._producer, finish=True)
             self._producer = None
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=self._settings.append_timeout_ms / 1000)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+        if not await self._tasks.ended(self._settings.append_timeout_ms / 1000):
+            self._tasks.cancel()
+            await self._tasks.ended()
 
     async def _connected(self) -> AIOKafkaProducer:
         while True:
@@ -184,16 +183,15 @@ class Sender:
         self._rebuilding = asyncio.create_task(self._rebuild())
 
     async def _rebuild(self) -> None:
-        pause, longest = _RETRY_S
+        backoff = Backoff(*_RETRY_S)
         while True:
-            await asyncio.sleep(pause)
+            await asyncio.sleep(backoff.next_s())
             try:
                 self._producer = await self._build()
             # Also what is no fault of Kafka's: certificates are replaced while we read them.
             except Exception as error:
                 self._away = _unreachable(self._settings, error)
                 logger.warning("%s", self._away)
-                pause = min(longest, pause * 2)
             else:
                 self._away = None
             self._changed.set()
@@ -201,9 +199,7 @@ class Sender:
                 return
 
     def _abandon_soon(self, producer: AIOKafkaProducer, *, finish: bool) -> None:
-        task = asyncio.create_task(self._abandon(producer, finish))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(self._abandon(producer, finish))
 
     async def _abandon(self, producer: AIOKafkaProducer, finish: bool) -> None:
         """Stop a producer within a bound. Its own ``stop`` waits for ever for what it cannot send."""

@@ -24,7 +24,8 @@ from runstream.ingest.artifacts.errors import (
 )
 from runstream.ingest.artifacts.failures import scrub, translate
 from runstream.ingest.artifacts.protocol import Entry, StoreOptions
-from runstream.ingest.artifacts.s3.parts import S3Credentials, S3Parts, S3Place
+from runstream.ingest.artifacts.s3.parts import S3Parts, S3Place
+from runstream.ingest.artifacts.s3.signing import S3Credentials
 from runstream.ingest.artifacts.store import open_store
 from runstream.ingest.artifacts.upload import own_part
 from runstream.ingest.gateway.artifacts import responses
