@@ -132,7 +132,7 @@ def filled(text: str) -> str:
 def _tree(value: Any) -> Any:
     if isinstance(value, dict):
         return SimpleNamespace(**{name: _tree(part) for name, part in value.items()})
-    return value if isinstance(value, str) else _Figure(value)
+    return _Figure(value) if isinstance(value, int | float) else value
 
 
 def main() -> None:

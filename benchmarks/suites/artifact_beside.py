@@ -19,6 +19,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from benchmarks.harness import results
 from benchmarks.harness.measure import calibrate, machine_facts
 from benchmarks.suites.artifacts import _PATH, _ROOT, _store, runstream
 
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         "--store-dir", type=Path, help="where the store keeps its data, if not beside the server"
     )
     parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="file for the results as JSON")
+    results.add_option(parser)
     arguments = parser.parse_args(argv)
     alone: list[float] = []
     beside: list[float] = []
@@ -172,8 +173,7 @@ def main(argv: list[str] | None = None) -> int:
         "machine": {**machine_facts(), **calibrate().__dict__},
     }
     print(json.dumps(result, indent=1))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1))
+    results.keep("artifact_beside", result, arguments.out)
     return 0 if ratio <= 2 else 1
 
 

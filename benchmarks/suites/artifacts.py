@@ -2,7 +2,7 @@
 
 For each server and store it uploads and downloads one large artifact, then several at once, and prints throughput,
 CPU seconds per GB, how far the server's memory rose and what it wrote to temporary files, with the memory over time
-as a curve. Results: a table, ``artifacts.json``, and ``artifacts.png`` if matplotlib is there.
+as a curve. Results: a table, ``benchmarks/results``, and a plot with ``--plot`` if matplotlib is there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from benchmarks.harness.measure import calibrate, machine_facts
+from benchmarks.harness import results
+from benchmarks.harness.measure import calibrate
 from benchmarks.systems.base import free_port
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -314,8 +315,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--at-once-gb", type=float, default=0.5, help="size of each of these")
     parser.add_argument("--stores", default="file,s3", help="comma-separated, of file, s3 (SeaweedFS)")
     parser.add_argument("--servers", default="runstream,mlflow", help="comma-separated, of runstream, mlflow")
-    parser.add_argument("--out", type=Path, default=_ROOT / "benchmarks" / "results")
-    parser.add_argument("--add", action="store_true", help="keep what --out has of other servers and stores")
+    results.add_option(parser)
+    parser.add_argument("--plot", type=Path, help="also draw what was sent and received into this file")
     parser.add_argument("--work-dir", type=Path, help="folder for the servers' data; temporary if not given")
     arguments = parser.parse_args(argv)
     starters = {"runstream": runstream, "mlflow": stock}
@@ -332,24 +333,12 @@ def main(argv: list[str] | None = None) -> int:
                     with starters[name](folder, environment, destination(name)) as server:
                         rows += _measure(name, kind, server, folder, sizes, arguments.at_once)
                 shutil.rmtree(folder, ignore_errors=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    machine = {**machine_facts(), **asdict(calibrate())}
-    results = arguments.out / "artifacts.json"
-    kept = _earlier(results, rows) if arguments.add else []
-    result = {"machine": machine, "rows": [asdict(row) for row in kept + rows]}
-    results.write_text(json.dumps(result, indent=1))
-    _plot(kept + rows, arguments.out / "artifacts.png")
-    print(f"results in {arguments.out}")
+    results.keep(
+        "artifacts", {"pace": asdict(calibrate()), "rows": [asdict(row) for row in rows]}, arguments.out
+    )
+    if arguments.plot:
+        _plot(rows, arguments.plot)
     return 0 if all(row.fine for row in rows) else 1
-
-
-def _earlier(results: Path, rows: list[Row]) -> list[Row]:
-    """The rows of an earlier run that these do not replace."""
-    if not results.exists():
-        return []
-    replaced = {(row.server, row.store) for row in rows}
-    found = [Row(**row) for row in json.loads(results.read_text())["rows"]]
-    return [row for row in found if (row.server, row.store) not in replaced]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Binary ingest, end to end: connections that send columns to an embedded set until every point is readable.
 
-    python -m benchmarks binary_ingest [--form frames plain arrow] [--points 40000] [--seconds 10] [--out FILE]
+    python -m benchmarks binary_ingest [--form frames plain arrow] [--points 40000] [--seconds 10]
 
 Rates count from the first byte sent until the last acknowledged point of every run has been read back; afterwards
 the stopped engine's own count of points is compared with the acknowledged ones. CPU is each process's own, merges
@@ -26,6 +26,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from benchmarks.harness import results  # noqa: E402
 from benchmarks.suites import binary_bodies  # noqa: E402
 from support.runstream_server import RunstreamServer  # noqa: E402
 
@@ -33,7 +34,7 @@ _READ_LIMIT_S = 120.0
 
 
 def main() -> None:
-    """Print a line for each form, and write everything as JSON with ``--out``."""
+    """Print a line for each form, and keep everything."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--most", type=float, default=3e6, help="points a second that bodies are built for")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--out", type=Path)
+    results.add_option(parser)
     options = parser.parse_args()
     found: dict[str, Any] = {"load_before": os.getloadavg(), "cores": os.cpu_count(), "rows": []}
     for form in options.form:
@@ -54,8 +55,7 @@ def main() -> None:
         found["rows"].append(row)
         print(json.dumps(row), flush=True)
     found["load_after"] = os.getloadavg()
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=2) + "\n")
+    results.keep("binary_ingest", found, options.out)
 
 
 def measure(form: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The control plane: requests a second and latency, beside stock MLflow on the same database in the same minute.
 
-    python -m benchmarks control [--postgres] [--seconds 5] [--connections 64] [--no-stock] [--out FILE]
+    python -m benchmarks control [--postgres] [--seconds 5] [--connections 64] [--no-stock]
 
 Needs ``wrk`` (``make system``). Server, database and generator share the machine; compare ratios.
 """
@@ -23,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from benchmarks.harness import results  # noqa: E402
 from support.postgres import postgres_server  # noqa: E402
 from support.raw_http import RawClient  # noqa: E402
 from support.runstream_server import RunstreamServer  # noqa: E402
@@ -33,7 +34,7 @@ RUNS = 64
 
 
 def main() -> None:
-    """Print a table, and write it as JSON with ``--out``."""
+    """Print a table, and keep it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--no-stock", action="store_true")
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--out", type=Path)
+    results.add_option(parser)
     options = parser.parse_args()
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="runstream-bench-") as name, contextlib.ExitStack() as stack:
@@ -65,8 +66,7 @@ def main() -> None:
             _show(kind, found[kind])
         found["start"] = {name: _starts(url, options) for name, url in servers.items()}
         _show("start", found["start"])
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=2))
+    results.keep("control", found, options.out)
 
 
 @contextlib.contextmanager
@@ -143,8 +143,8 @@ def _starts(url: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _show(kind: str, results: dict[str, dict[str, Any]]) -> None:
-    own, stock = results["runstream"], results.get("stock")
+def _show(kind: str, found: dict[str, dict[str, Any]]) -> None:
+    own, stock = found["runstream"], found.get("stock")
     text = f"{kind:14} {own['per_s']:8.0f}/s p50 {own['p50_ms']:6.1f} p99 {own['p99_ms']:6.1f} ms bad {own['not_2xx']}"
     if stock:
         text += f" | stock {stock['per_s']:6.0f}/s p99 {stock['p99_ms']:7.1f} bad {stock['not_2xx']}"

@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from benchmarks.harness import workloads
+from benchmarks.harness import results, workloads
 from benchmarks.harness.client import Client
 from benchmarks.harness.load import Job, Load
 from benchmarks.harness.rows import SEED
@@ -58,7 +59,10 @@ def _by_wrk(wrk: str, job: Job) -> dict[str, float]:
 
 def main() -> int:
     """0 if both ran; what they say is for the reader to compare."""
-    argparse.ArgumentParser(prog="python -m benchmarks crosscheck", description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks crosscheck", description=__doc__)
+    results.add_option(parser)
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
     wrk = shutil.which("wrk")
     if wrk is None:
         print("wrk is not installed (apt-get install wrk)", file=sys.stderr)
@@ -97,6 +101,7 @@ def main() -> int:
                                 "p99_ms": result.percentile(99) or 0.0,
                                 "cpu_us": 1e6 * result.cpu_s / max(result.sent, 1),
                             }
+                        rows.append({"load": title, "by": name, "turn": turn, **facts})
                         again = " (bodies ran out)" if facts["requests"] >= shape.requests else ""
                         print(
                             f"{title:20} {name:5} {facts['requests'] / facts['seconds']:9,.0f} requests/s,"
@@ -108,6 +113,7 @@ def main() -> int:
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+    results.keep("crosscheck", {"rows": rows}, options.out)
     return 0
 
 

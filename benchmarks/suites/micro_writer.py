@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness import results
+
 POINTS_PER_REQUEST = 1000
 
 
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--barriers", type=float, default=0, help="read-your-writes barriers a second")
     parser.add_argument("--clickhouse", default="", help="options of the chdb URL, such as max_threads=1")
     parser.add_argument("--folder", type=Path)
+    results.add_option(parser)
     parser.add_argument("--produce", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.produce:
@@ -162,29 +165,26 @@ async def consume(arguments: argparse.Namespace, folder: Path) -> None:
     assert parts["rows"] == writer.stats.points
     stats = writer.stats
     thousand = stats.points / 1000
-    print(
-        json.dumps(
-            {
-                "points": stats.points,
-                "points_per_s": round(stats.points / took),
-                "drained_s": round(drained, 2),
-                "cpu_ms_per_1000": round(1e3 * written_cpu / thousand, 3),
-                "with_all_merges": round(1e3 * merged_cpu / thousand, 3),
-                "insert_wall_ms_per_1000": round(1e3 * stats.insert_s / thousand, 3),
-                "latest_wall_ms_per_1000": round(1e3 * stats.latest_s / thousand, 3),
-                "flushes": stats.flushes,
-                "latest_rows": stats.latest_rows,
-                "parts": parts["parts"],
-                "bytes_per_point": round(parts["bytes_per_point"], 2),
-                "worst_lag_s": round(lag, 2),
-                "memory_mb": {"idle": idle_mb, "median": float(np.median(memory)), "max": max(memory)},
-                "barrier_ms": [round(1e3 * float(np.percentile(barriers, p)), 1) for p in (50, 99, 100)]
-                if barriers
-                else None,
-            },
-            indent=1,
-        )
-    )
+    figures = {
+        "points": stats.points,
+        "points_per_s": round(stats.points / took),
+        "drained_s": round(drained, 2),
+        "cpu_ms_per_1000": round(1e3 * written_cpu / thousand, 3),
+        "with_all_merges": round(1e3 * merged_cpu / thousand, 3),
+        "insert_wall_ms_per_1000": round(1e3 * stats.insert_s / thousand, 3),
+        "latest_wall_ms_per_1000": round(1e3 * stats.latest_s / thousand, 3),
+        "flushes": stats.flushes,
+        "latest_rows": stats.latest_rows,
+        "parts": parts["parts"],
+        "bytes_per_point": round(parts["bytes_per_point"], 2),
+        "worst_lag_s": round(lag, 2),
+        "memory_mb": {"idle": idle_mb, "median": float(np.median(memory)), "max": max(memory)},
+        "barrier_ms": [round(1e3 * float(np.percentile(barriers, p)), 1) for p in (50, 99, 100)]
+        if barriers
+        else None,
+    }
+    print(json.dumps(figures, indent=1))
+    results.keep("micro_writer", figures, arguments.out)
     await writer.stop(30)
     await running
     latest.close()

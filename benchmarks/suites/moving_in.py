@@ -1,6 +1,6 @@
 """How fast points move in: from an MLflow database on SQLite or PostgreSQL that is adopted, and from event files.
 
-    python -m benchmarks moving_in [--points 5000000] [--postgres] [--out FILE]
+    python -m benchmarks moving_in [--points 5000000] [--postgres]
 
 The database is filled as MLflow lays it out (its own tables, 50 runs, 10 metrics each, runs in turn as they are
 logged side by side), a server is started over it, and ``runstream import`` moves the points while it serves. Event
@@ -26,6 +26,7 @@ import sqlalchemy as sa
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from benchmarks.harness import results  # noqa: E402
 from runstream.importing.tensorboard import TensorBoard  # noqa: E402
 from runstream.importing.tensorboard_writer import EventWriter  # noqa: E402
 from support.postgres import postgres_server  # noqa: E402
@@ -35,13 +36,13 @@ RUNS, KEYS = 50, 10
 
 
 def main() -> None:
-    """Print the figures, and write them as JSON with ``--out``."""
+    """Print the figures, and keep them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--points", type=int, default=5_000_000)
     parser.add_argument("--postgres", action="store_true")
-    parser.add_argument("--out", type=Path)
+    results.add_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="runstream-bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
@@ -58,8 +59,7 @@ def main() -> None:
             **events(folder, min(options.points, 2_000_000)),
         }
     print(json.dumps(found, indent=2))
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=2))
+    results.keep("moving_in", found, options.out)
 
 
 def adoption(folder: Path, uri: str, points: int) -> dict[str, float]:

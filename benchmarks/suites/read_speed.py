@@ -8,7 +8,6 @@ about ten minutes, ``--quick`` about two, after the table is built.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import numpy as np
 import psutil
 
 import runstream
+from benchmarks.harness import results
 from benchmarks.harness.client import Client
 from benchmarks.harness.load import Job, Load
 from benchmarks.harness.measure import calibrate, machine_facts
@@ -34,7 +34,6 @@ from benchmarks.systems.base import Server
 from benchmarks.systems.mlflow import MlflowSqlite
 from benchmarks.systems.runstream import Runstream
 
-_RESULTS = Path(__file__).resolve().parents[1] / "results"
 _WRITTEN_PER_S = 100_000
 _BATCH = 1_000
 
@@ -310,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dir", type=Path, help="keep the table here; temporary if not given")
     parser.add_argument("--load-only", action="store_true", help="only build the table")
     parser.add_argument("--no-stock", action="store_true", help="without stock MLflow")
-    parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for the results")
+    results.add_option(parser)
     arguments = parser.parse_args(argv)
     folder = (arguments.dir or Path(tempfile.mkdtemp(prefix="runstream-reads-"))).absolute()
     try:
@@ -318,11 +317,8 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         if arguments.dir is None:
             shutil.rmtree(folder, ignore_errors=True)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "reads.json").write_text(json.dumps(outcome, indent=1))
-    text = render(outcome)
-    (arguments.out / "reads.md").write_text(text)
-    print(text)
+    results.keep("read_speed", outcome, arguments.out)
+    print(render(outcome))
     return 0
 
 

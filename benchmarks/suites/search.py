@@ -25,6 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from benchmarks.harness import results  # noqa: E402
 from benchmarks.harness.postgres import PostgresCluster  # noqa: E402
 from benchmarks.suites.search_seed import Shape, fill  # noqa: E402
 from support.raw_http import RawClient  # noqa: E402
@@ -86,7 +87,7 @@ def _metric(chance: random.Random) -> str:
 
 
 def main() -> None:
-    """Print a table, and write it as JSON with ``--out``."""
+    """Print a table, and keep it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -97,9 +98,9 @@ def main() -> None:
     parser.add_argument("--no-stock", action="store_true")
     parser.add_argument("--keep", type=Path, help="SQLite: a folder that keeps its database")
     parser.add_argument("--uri", help="PostgreSQL: a database that is filled already")
-    parser.add_argument("--out", type=Path)
+    results.add_option(parser)
     options = parser.parse_args()
-    results: dict[str, Any] = {
+    outcome: dict[str, Any] = {
         "runs": options.runs,
         "database": "postgresql" if options.postgres else "sqlite",
     }
@@ -112,21 +113,20 @@ def main() -> None:
         begun = time.monotonic()
         server = stack.enter_context(RunstreamServer(folder / "data", workers=1, environment=environment))
         _wait_until_made(uri, options)
-        results["made_in_s"] = round(time.monotonic() - begun, 1)
-        print(f"indexes or tables beside were there {results['made_in_s']} s after the start", flush=True)
-        results["runstream"] = _measure(server.url, options.searches)
+        outcome["made_in_s"] = round(time.monotonic() - begun, 1)
+        print(f"indexes or tables beside were there {outcome['made_in_s']} s after the start", flush=True)
+        outcome["runstream"] = _measure(server.url, options.searches)
         if not options.no_stock:
             stock = stack.enter_context(stock_server(folder / "stock", backend_store_uri=uri))
-            results["stock"] = _measure(stock.url, options.stock_searches)
-    for kind, found in results["runstream"].items():
+            outcome["stock"] = _measure(stock.url, options.stock_searches)
+    for kind, found in outcome["runstream"].items():
         text = f"{kind:18} first p50 {found['first_p50_ms']:8.1f} p90 {found['first_p90_ms']:8.1f} ms"
         text += f" | again p50 {found['again_p50_ms']:6.1f} ms"
-        if "stock" in results:
-            slow = results["stock"][kind]["first_p50_ms"]
+        if "stock" in outcome:
+            slow = outcome["stock"][kind]["first_p50_ms"]
             text += f" | stock {slow:9.1f} ms: {slow / found['first_p50_ms']:6.1f} x"
         print(text)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=2) + "\n")
+    results.keep("search", outcome, options.out)
 
 
 @contextlib.contextmanager

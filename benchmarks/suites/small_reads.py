@@ -1,6 +1,6 @@
 """Small metric histories read one after another, beside stock MLflow in the same minute.
 
-    python -m benchmarks small_reads [--reads 2000] [--runs 100] [--keys 20] [--points 20] [--out FILE]
+    python -m benchmarks small_reads [--reads 2000] [--runs 100] [--keys 20] [--points 20]
 
 Both servers hold the same runs. Each series is read over one kept connection and through ``MlflowClient``, a hundred
 reads of one server and a hundred of the other in turn. Servers and reader share the machine; compare
@@ -28,6 +28,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from benchmarks.harness import results  # noqa: E402
 from support.runstream_server import RunstreamServer  # noqa: E402
 from support.stock import stock_server  # noqa: E402
 
@@ -37,7 +38,7 @@ Read = Callable[[str, str], int]
 
 
 def main() -> None:
-    """Print a table, and write it as JSON with ``--out``."""
+    """Print a table, and keep it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=20)
     parser.add_argument("--points", type=int, default=20, help="of each series")
     parser.add_argument("--no-stock", action="store_true")
-    parser.add_argument("--out", type=Path)
+    results.add_option(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="runstream-bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
@@ -61,8 +62,7 @@ def main() -> None:
             _measure(kind, times, sides, options.reads)
             for kind, times in (("http", "first"), ("http", "again"), ("client", "again"))
         ]
-    if options.out:
-        options.out.write_text(json.dumps(found, indent=2))
+    results.keep("small_reads", {"rows": found}, options.out)
 
 
 class Side:

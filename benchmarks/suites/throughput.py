@@ -17,13 +17,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import report, rows, workloads
+from benchmarks.harness import report, results, rows, workloads
 from benchmarks.harness.measure import calibrate, machine_facts
 from benchmarks.harness.runner import SessionRun, body_name
 from benchmarks.systems.contenders import CONTENDERS
 
 _ROOT = Path(__file__).resolve().parents[2]
-_RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -40,7 +39,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--rows", help="comma-separated names of rows; the others are left out. Only by name: memory"
     )
     parser.add_argument("--seconds", type=float, help="how long each load lasts, instead of the profile's")
-    parser.add_argument("--out", type=Path, default=_RESULTS, help="folder for the results")
+    results.add_option(parser)
     parser.add_argument("--work-dir", type=Path, help="folder for the servers' data; temporary if not given")
     parser.add_argument(
         "--docs", action="store_true", help="also write the plots and the table to docs/internals/benchmarks/"
@@ -161,6 +160,9 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         if arguments.work_dir is None:
             shutil.rmtree(work, ignore_errors=True)
+    results.keep(
+        "throughput", {name: outcome[name] for name in ("profile", "results", "calibrations")}, arguments.out
+    )
     report.write(outcome, arguments.out, docs=_ROOT / "docs" / "internals" if arguments.docs else None)
     failed = outcome["errors"] or any(not s["verdict"]["nothing_lost"] for s in outcome["sessions"])
     return 1 if failed else 0

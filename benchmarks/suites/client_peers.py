@@ -1,4 +1,4 @@
-"""A logging call of several clients, offline, and what ``kill -9`` leaves: ``python -m benchmarks.client_peers``.
+"""A logging call of several clients, offline, and what ``kill -9`` leaves: ``python -m benchmarks client_peers``.
 
 Each contender logs one metric at steps from 0 on, in a process of its own that kills itself right after the last call;
 then what its files hold is counted. Packages that are not installed are left out; give another environment's Python
@@ -17,6 +17,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.harness import results
 
 _LOG = """
 import json, os, sys, time
@@ -119,7 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=20_000)
     parser.add_argument("--python", default=sys.executable, help="for all but runstream")
+    results.add_option(parser)
     arguments = parser.parse_args()
+    rows: dict[str, dict[str, float]] = {}
     print("| client | CPU, µs a call | p50 | p99 | p99.9 | lost after `kill -9` |\n|---|--:|--:|--:|--:|--:|")
     for who, count in _COUNT.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -137,9 +141,11 @@ def main() -> None:
                 continue
             cpu, *quantiles = json.loads(done.stdout.rpartition("FIGURES ")[2])
             lost = arguments.calls - count(Path(folder))
+            rows[who] = dict(zip(("p50", "p99", "p999"), quantiles, strict=True)) | {"cpu": cpu, "lost": lost}
             print(
                 f"| {who} | {cpu:.1f} | " + " | ".join(f"{one:.1f}" for one in quantiles) + f" | {lost:,} |"
             )
+    results.keep("client_peers", {"us_a_call": rows}, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a logging call of the client that spools costs, beside MLflow's own: ``python -m benchmarks.client_cost``.
+"""What a logging call of the client that spools costs, beside MLflow's own: ``python -m benchmarks client_cost``.
 
 In one process: calls over a store that does nothing (MLflow's floor), over the spool, and ``runstream``'s own
 ``run.log``, with a server that is absent, answers 503, or never answers; and the sender's CPU for each 1,000 points.
@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import results
 from runstream.ingest.client.client import Client
 from runstream.ingest.client.delivery import Delivery
 from runstream.ingest.client.link import Link
@@ -27,7 +28,10 @@ from runstream.ingest.client.settings import SpoolSettings
 _WARM = 2_000
 
 
-def timed(call: Callable[[int], object], calls: int) -> str:
+Timings = dict[str, dict[str, float]]
+
+
+def timed(name: str, call: Callable[[int], object], calls: int) -> Timings:
     """Microseconds of a call: its own CPU (mean over a loop), p50, p99 and p99.9 of single ones on the clock."""
     for at in range(_WARM):
         call(at)
@@ -42,7 +46,8 @@ def timed(call: Callable[[int], object], calls: int) -> str:
         took.append(time.perf_counter_ns() - began)
     took.sort()
     p50, p99, p999 = (took[int(len(took) * part)] / 1000 for part in (0.5, 0.99, 0.999))
-    return f"{cpu:9.2f} {p50:9.2f} {p99:9.2f} {p999:9.2f}"
+    print(f"{name:<46} {cpu:9.2f} {p50:9.2f} {p99:9.2f} {p999:9.2f}")
+    return {name: {"cpu": cpu, "p50": p50, "p99": p99, "p999": p999}}
 
 
 @contextmanager
@@ -76,7 +81,7 @@ def answering(answer: bytes | None) -> Iterator[str]:
             thread.join()
 
 
-def own_calls(calls: int) -> None:
+def own_calls(calls: int) -> Timings:
     """Each call by itself, with nobody at the other end."""
     import mlflow
     from mlflow.entities import Metric
@@ -91,38 +96,45 @@ def own_calls(calls: int) -> None:
     client = mlflow.MlflowClient("http://127.0.0.1:9")
     inner = client._tracking_client
     run_id = "a" * 32
+    found: Timings = {}
     print(f"{'':<46} {'CPU':>9} {'p50':>9} {'p99':>9} {'p99.9':>9}   µs a call")
     with tempfile.TemporaryDirectory() as folder:
         settings = SpoolSettings(Path(folder), offline=True)
         spooling = SpoolingStore(lambda: None, Client("http://127.0.0.1:9", settings))
         for name, store in (("a store that does nothing", Nothing(lambda: None)), ("the spool", spooling)):
             setattr(type(inner), "store", store)  # noqa: B010  # a property otherwise
-            shown = timed(lambda at: client.log_metric(run_id, "loss", 0.5, 1_700_000_000_000, at), calls)
-            print(f"{'MlflowClient.log_metric, ' + name:<46} {shown}")
+            found |= timed(
+                f"MlflowClient.log_metric, {name}",
+                lambda at: client.log_metric(run_id, "loss", 0.5, 1_700_000_000_000, at),
+                calls,
+            )
         metric = Metric("loss", 0.5, 1_700_000_000_000, 1)
-        print(
-            f"{'the spool store alone, log_metric':<46} {timed(lambda _: spooling.log_metric(run_id, metric), calls)}"
+        found |= timed(
+            "the spool store alone, log_metric", lambda _: spooling.log_metric(run_id, metric), calls
         )
         run = Run(Client("http://127.0.0.1:9", settings), run_id)
         ten = {f"metric{at}": 0.5 for at in range(10)}
-        print(f"{'run.log, 1 key':<46} {timed(lambda at: run.log({'loss': 0.5}, at), calls)}")
-        print(f"{'run.log, 10 keys':<46} {timed(lambda at: run.log(ten, at), calls)}")
+        found |= timed("run.log, 1 key", lambda at: run.log({"loss": 0.5}, at), calls)
+        found |= timed("run.log, 10 keys", lambda at: run.log(ten, at), calls)
+    return found
 
 
-def beside_a_sender(calls: int) -> None:
+def beside_a_sender(calls: int) -> Timings:
     """``run.log`` while the sender's thread meets a server that is of no use."""
     busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    found: Timings = {}
     for name, answer in (("answers 503", busy), ("never answers", None)):
         with answering(answer) as url:
-            _beside(url, f"run.log, 1 key, the server {name}", calls)
-    _beside("http://127.0.0.1:9", "run.log, 1 key, nobody there", calls)
+            found |= _beside(url, f"run.log, 1 key, the server {name}", calls)
+    return found | _beside("http://127.0.0.1:9", "run.log, 1 key, nobody there", calls)
 
 
-def _beside(url: str, name: str, calls: int) -> None:
+def _beside(url: str, name: str, calls: int) -> Timings:
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Client(url, SpoolSettings(Path(folder), flush_timeout_s=0.1)), "a" * 32)
-        print(f"{name:<46} {timed(lambda at: run.log({'loss': 0.5}, at), calls)}")
+        found = timed(name, lambda at: run.log({"loss": 0.5}, at), calls)
         run._client.sender.stop()
+        return found
 
 
 class _Taking(Link):
@@ -142,8 +154,9 @@ class _Unmarked(SpoolFile):
         self.cursor = offset
 
 
-def sender_cpu(points: int) -> None:
+def sender_cpu(points: int) -> dict[str, float]:
     """CPU of delivery for each 1,000 points, into a server that takes frames and does nothing."""
+    found: dict[str, float] = {}
     for keys in (1, 10):
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Client("http://127.0.0.1:9", SpoolSettings(Path(folder), offline=True)), "a" * 32)
@@ -153,9 +166,10 @@ def sender_cpu(points: int) -> None:
             for trusted in (True, False):
                 total = sum(_delivered(path, trusted=trusted) for path in spool_files(Path(folder)))
                 whose = "its own files" if trusted else "others' files, checked"
-                print(
-                    f"the sender, {keys} keys a call, {whose}: {total / points * 1e6:.3f} ms CPU for 1,000 points"
-                )
+                name = f"the sender, {keys} keys a call, {whose}"
+                found[name] = total / points * 1e6
+                print(f"{name}: {found[name]:.3f} ms CPU for 1,000 points")
+    return found
 
 
 def _delivered(path: Path, *, trusted: bool) -> float:
@@ -169,11 +183,18 @@ def _delivered(path: Path, *, trusted: bool) -> float:
     return time.process_time() - began
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print every figure, and keep them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=100_000)
+    results.add_option(parser)
     arguments = parser.parse_args()
     os.environ.pop("RUNSTREAM_SPOOL", None)
-    own_calls(arguments.calls)
-    beside_a_sender(arguments.calls)
-    sender_cpu(200_000)
+    calls = own_calls(arguments.calls) | beside_a_sender(arguments.calls)
+    results.keep(
+        "client_cost", {"us_a_call": calls, "ms_cpu_for_1000_points": sender_cpu(200_000)}, arguments.out
+    )
+
+
+if __name__ == "__main__":
+    main()
