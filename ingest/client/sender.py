@@ -99,7 +99,7 @@ class Sender:
         self.link.deadline = deadline if strict else float("inf")
         try:
             self._discover()
-            return self._send_all(deadline)
+            done = self._send_all(deadline)
         except AwayError as error:
             self._back_off(error.after_s)
             minutes = (time.time() - self.link.state.since) / 60
@@ -119,6 +119,7 @@ class Sender:
             )
         else:
             self._pause_s = self._not_before = 0.0
+            return done
         finally:
             self.link.deadline = float("inf")
             self._busy.release()

@@ -28,7 +28,6 @@ _AGGREGATES = {
     "p10": "quantileExactInclusive(0.1)(number)",
     "p90": "quantileExactInclusive(0.9)(number)",
 }
-STATISTICS = tuple(_AGGREGATES)
 # Numbers as unsigned ones of the same order.
 _ORDERED = "bitXor(reinterpretAsUInt64({}), 9223372036854775808)"
 _BITS = "reinterpretAsUInt64(value)"

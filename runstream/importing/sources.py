@@ -20,7 +20,6 @@ _BAD = re.compile(r"[^/\w.\- :]")
 # Neptune's steps have six decimals.
 _MOST_DECIMALS = 6
 SCALE_TAG = "runstream.step_scale"
-SOURCE_TAG = "runstream.imported_from"
 
 
 @dataclass(slots=True)

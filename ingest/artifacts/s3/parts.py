@@ -29,7 +29,6 @@ from runstream.ingest.artifacts.s3.signing import S3Credentials, signed
 
 _log = logging.getLogger(__name__)
 
-MAX_PARTS = 10_000
 # As boto3's generate_presigned_url, which MLflow uses: an hour.
 _PART_EXPIRY_S = 3600
 _OWN_EXPIRY_S = 300

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 import orjson
@@ -76,14 +76,6 @@ _Body = TypeVar("_Body", bound=msgspec.Struct)
 def run_search(body: bytes) -> RunSearch:
     """Decode the body of ``runs/search``. Raises ``NotPlainError``."""
     return run_search_of(_decode(body, _RunBody))
-
-
-def run_search_of_fields(fields: dict[str, Any]) -> RunSearch:
-    """The same from decoded JSON. Raises ``NotPlainError``."""
-    try:
-        return run_search_of(msgspec.convert(fields, _RunBody))
-    except msgspec.ValidationError as error:
-        raise NotPlainError from error
 
 
 def run_search_of(wanted: _RunBody) -> RunSearch:

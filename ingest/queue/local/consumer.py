@@ -65,11 +65,6 @@ class LocalLogConsumer:
         """Dead letters stored since the start."""
         return self._dead_letters.stored if self._dead_letters else 0
 
-    @property
-    def dead_letters_discarded(self) -> int:
-        """Dead letters removed since the start because they exceeded their bound."""
-        return self._dead_letters.discarded if self._dead_letters else 0
-
     async def start(self, on_revoke: RevokeHandler | None = None) -> None:
         """Own the folder. Nothing is ever revoked here. Raises ``ConfigError`` with one line if the folder
         cannot be used or belongs to another consumer."""

@@ -51,7 +51,7 @@ class DeadLetters:
         self._max_bytes = max_bytes
         self._wall_clock = wall_clock
         self.stored = 0
-        self.discarded = 0
+        self._discarded = 0
         make_dir(self._directory)
         self._writer = SegmentWriter(
             self._directory, segment_bytes=file_bytes or max(1, min(16 << 20, max_bytes // 4))
@@ -79,12 +79,12 @@ class DeadLetters:
             lost = sum(1 for _ in _letters(self._directory, base))
             (self._directory / segment_name(base)).unlink()
             total -= size
-            self.discarded += lost
+            self._discarded += lost
             logger.error(
                 "dead letters exceed %d bytes: discarded the %d oldest (%d since the start)",
                 self._max_bytes,
                 lost,
-                self.discarded,
+                self._discarded,
             )
 
 
