@@ -104,16 +104,21 @@ def test_all_of_it_in_parts_and_run_by_run(filled: Filled) -> None:
         list(table.of_run("x' OR '1'='1"))
 
 
-def test_what_comes_later_is_behind_the_place(filled: Filled) -> None:
+def test_what_comes_later_is_behind_the_place_or_counted(filled: Filled) -> None:
     table = open_table(filled.uri)
-    if filled.uri.startswith("postgresql"):
-        pytest.skip("PostgreSQL fills up pages; what an old server adds is found by the comparison")
-    end = table.end()
+    end, count = table.end(), table.count()
     filled.add(filled.runs[0], "later", range(5))
+    series = (filled.runs[0], "later")
+    wanted = filled.wanted[series]
+    # PostgreSQL fills up pages that were read already: there the comparison at the end finds the run that has more.
+    assert table.count() == count + len(wanted)
+    assert _found(table.of_run(filled.runs[0]))[series] == wanted
+    if filled.uri.startswith("postgresql"):
+        return
     more: set[tuple[int, int, float | str]] = set()
     for start, stop in table.ranges(end, table.end()):
-        more |= _found(table.read(start, stop)).get((filled.runs[0], "later"), set())
-    assert more == filled.wanted[filled.runs[0], "later"]
+        more |= _found(table.read(start, stop)).get(series, set())
+    assert more == wanted
 
 
 def test_a_read_brings_the_points_of_its_runs_until_all_are_moved(filled: Filled) -> None:
