@@ -41,7 +41,7 @@ test: install system check ## install, lint, check types, run the tests that gua
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 -m "not slow_suite" $(ARGS)
 
 test-all: install system check ## the same with the long ones: matrices of versions, hours of failures
-	RUNSTREAM_TEST_KILL_ROUNDS=2 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 $(ARGS)
+	RUNSTREAM_TEST_KILL_ROUNDS=2 RUNSTREAM_TEST_READ_YOUR_WRITES=1000 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20 $(ARGS)
 
 test-services: install ## the behaviour suite on servers that you name: CLICKHOUSE=… KAFKA=… POSTGRES=… S3=…
 	RUNSTREAM_TEST_SET=production RUNSTREAM_TEST_CLICKHOUSE='$(CLICKHOUSE)' RUNSTREAM_TEST_KAFKA='$(KAFKA)' \

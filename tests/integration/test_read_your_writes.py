@@ -16,7 +16,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-TURNS = int(os.environ.get("RUNSTREAM_TEST_READ_YOUR_WRITES", "1000"))
+TURNS = int(os.environ.get("RUNSTREAM_TEST_READ_YOUR_WRITES", "300"))
 SEARCH_EVERY = int(os.environ.get("RUNSTREAM_TEST_SEARCH_EVERY", "5"))
 THREADS = 4
 T0 = 1_700_000_000_000
