@@ -17,6 +17,7 @@ SUITE = (
     "test_client_traces.py",
     "test_client_artifacts.py",
     "test_read_your_writes.py",
+    "production_sql.py",
 )
 
 

@@ -44,6 +44,7 @@ INSERT_DATA = re.compile(
     rb"^\s*INSERT\s+INTO\s.*?\bFORMAT\s+(\w+)[ \t]*(?:\r?\n|$)", re.IGNORECASE | re.DOTALL
 )
 FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
+KILL = re.compile(r"^\s*KILL QUERY WHERE query_id = \{id:String\}", re.IGNORECASE)
 HAS_RESULT = re.compile(r"^\s*(SELECT|WITH|SHOW|DESC|DESCRIBE|EXISTS|EXPLAIN|\()", re.IGNORECASE)
 CODE = re.compile(r"Code: (\d+)\.")
 # ClickHouse's exceptionCodeToHTTPStatus.
@@ -100,15 +101,24 @@ class Engine:
                 if name.startswith("param_")
             }
             text = sql.decode()
+            if KILL.match(text):
+                return self._kill(connection, bound["id"])
             if data is not None:
                 _insert(connection, text, data, bound)
                 return b"", None
             form = FORMAT.search(text)
             name = form.group(1) if form else parameters.get("default_format", "TabSeparated")
-            result: bytes = connection.query(text, name, params=bound).bytes() or b""
+            named = f"/* {parameters['query_id']} */ {text}" if "query_id" in parameters else text
+            result: bytes = connection.query(named, name, params=bound).bytes() or b""
             return result, name if HAS_RESULT.match(text) else None
         finally:
             connection.close()
+
+    @staticmethod
+    def _kill(connection: Any, name: str) -> tuple[bytes, None]:
+        """chDB names its queries itself; what a caller named one is in its text."""
+        connection.query(f"KILL QUERY WHERE startsWith(query, '/* {_escape(name)} */') ASYNC")
+        return b"", None
 
     def fault_for(self, statement: str) -> Fault:
         """The fault that applies to a statement, counted down."""
@@ -216,7 +226,8 @@ async def handle(request: web.Request) -> web.StreamResponse:
         sql, data = match.group(0), sql[match.end() :]
 
     head = sql[:200].decode(errors="replace")
-    engine.statements.append({"sql": head, "query": dict(request.query), "bytes": len(data or b"")})
+    told = {"sql": head, "query": dict(request.query), "bytes": len(data or b""), "error": None}
+    engine.statements.append(told)
     fault = engine.fault_for(head)
     if fault.delay_s:
         await asyncio.sleep(fault.delay_s)
@@ -234,6 +245,7 @@ async def handle(request: web.Request) -> web.StreamResponse:
     try:
         result, name = await running
     except Exception as error:
+        told["error"] = str(error)
         return _failure(str(error))
     if fault.kind == "die":
         _die()
@@ -365,7 +377,7 @@ class ChdbServer:
         self._request("/_faults", json.dumps([asdict(fault) for fault in faults]).encode())
 
     def statements(self) -> list[dict[str, Any]]:
-        """Every statement so far: its beginning, its URL parameters, the bytes of its data."""
+        """Every statement so far: its beginning, its URL parameters, the bytes of its data, how it failed."""
         found: list[dict[str, Any]] = json.loads(self._request("/_statements"))
         return found
 
