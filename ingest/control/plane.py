@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from runstream.ingest.control.database import postgres_session, sqlite_session
 from runstream.ingest.control.database.addresses import postgres_conninfo, sqlite_path
-from runstream.ingest.control.database.reads import MetadataUnavailableError, ReadPool, open_reads
+from runstream.ingest.control.database.opening import open_reads
+from runstream.ingest.control.database.reads import MetadataUnavailableError, ReadPool
 from runstream.ingest.control.database.session import Session
 from runstream.ingest.control.naming import load_random_name
 from runstream.ingest.control.sql_store import SqlRunStore

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from runstream.ingest.control.plane import ControlPlane
-from runstream.ingest.control.search.workers import SearchLimits, SearchWorkers
+from runstream.ingest.control.processes.pool import SearchLimits, SearchProcesses
 from runstream.ingest.gateway.artifacts.access import ArtifactVerdicts
 from runstream.ingest.gateway.artifacts.mount import add_artifact_routes
 from runstream.ingest.gateway.artifacts.pace import Pace
@@ -28,6 +28,7 @@ from runstream.ingest.gateway.control.tables import TableRoutes
 from runstream.ingest.gateway.http.admission import Admission
 from runstream.ingest.gateway.http.door import Bounds, Door
 from runstream.ingest.gateway.http.epochs import Epochs
+from runstream.ingest.gateway.http.front import Front
 from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.holding import Holding
 from runstream.ingest.gateway.http.hosts import HostRules
@@ -81,17 +82,17 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class _Front:
-    """The door; a gateway that stops holds nothing any more, so that who waits can go to another one."""
+    """The front; a gateway that stops holds nothing any more, so that who waits can go to another one."""
 
-    door: Door
+    front: Front
     holding: Holding
 
     def __call__(self) -> asyncio.Protocol:
-        return self.door()
+        return self.front()
 
     async def drain(self) -> None:
         self.holding.end()
-        await self.door.drain()
+        await self.front.drain()
 
 
 def create_gateway(parts: GatewayParts) -> Gateway:
@@ -180,11 +181,11 @@ def create_gateway(parts: GatewayParts) -> Gateway:
     ).add_to(routes, prefix)
     fresh = FreshRuns(reads.barrier)
     ControlRoutes(control, fresh, Onward(tracking), epochs, holding.line()).add_to(routes, prefix)
-    searches = SearchWorkers(config.metadata) if config.metadata else None
+    searches = SearchProcesses(config.metadata) if config.metadata else None
     SearchRoutes(control, searches, Onward(tracking), reads.barrier).add_to(routes, prefix)
     # Long ones must not stand in the way of MLflow's searches.
     tables = (
-        SearchWorkers(
+        SearchProcesses(
             config.metadata,
             SearchLimits(processes=1, timeout_s=60.0),
             (config.query_url, config.internal_token),
@@ -278,7 +279,7 @@ def create_gateway(parts: GatewayParts) -> Gateway:
         )
         count_bodies(server, door.arriving)
         normalise(server)
-        return _Front(door, holding)
+        return _Front(Front(door), holding)
 
     return Gateway(app, front)
 

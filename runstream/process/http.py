@@ -16,8 +16,8 @@ from aiohttp import web
 from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.http_exceptions import LineTooLong
 
-from runstream.ingest.gateway.http.door import plain_door
 from runstream.ingest.gateway.http.framing import MAX_HEAD_BYTES, MAX_HEADERS
+from runstream.ingest.gateway.http.front import plain_front
 from runstream.ingest.gateway.http.whole import count_bodies
 from runstream.schemas.errors import ConfigError, MlflowError
 
@@ -161,8 +161,8 @@ async def serve(
         if front is not None:
             factory = front(handlers, make)
         else:
-            factory = door = plain_door(make, max_connections())
-            count_bodies(handlers, door.arriving)
+            factory = plain = plain_front(make, max_connections())
+            count_bodies(handlers, plain.door.arriving)
         server = await loop.create_server(factory, sock=listener, backlog=_BACKLOG)
         await stop.wait()
         server.close()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from runstream.ingest.control.database.reads import MetadataUnavailableError, ReadPool, open_reads
+from runstream.ingest.control.database.opening import open_reads
+from runstream.ingest.control.database.reads import MetadataUnavailableError, ReadPool
 from runstream.schemas.errors import ConfigError
 from support.postgres import Postgres, postgres_server
 

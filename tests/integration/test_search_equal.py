@@ -36,7 +36,8 @@ from mlflow.protos.service_pb2 import SearchExperiments, SearchRuns
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.proto_json_utils import message_to_json
 
-from runstream.ingest.control.search import connections, finder, index_builder, settled
+from runstream.ingest.control.processes import index_builder
+from runstream.ingest.control.search import connections, finder, settled
 from runstream.ingest.control.search.grammar import Kind, NotPlainError
 from runstream.ingest.control.search.service import Searcher
 from runstream.ingest.control.table import columns

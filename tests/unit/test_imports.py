@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,3 +127,37 @@ def test_files_stay_small() -> None:
         if (lines := path.read_text().count("\n")) > 400
     }
     assert not long, f"split before 400 lines: {long}"
+
+
+def edges() -> Iterator[tuple[str, str]]:
+    """Which module names which, also where it is only for types, or within a function."""
+    modules = {module_of(path) for path in sources()}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from ((module_of(path), alias.name) for alias in node.names if alias.name in modules)
+            elif isinstance(node, ast.ImportFrom) and node.module in modules:
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    yield module_of(path), inner if inner in modules else node.module
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == "runstream" else ("runstream", *parts)).removesuffix(".__init__")
+
+
+def test_no_folder_holds_a_circle() -> None:
+    """In each folder, what stands side by side (modules and folders) can be put in an order."""
+    folders: dict[str, dict[str, set[str]]] = {}
+    for source, target in edges():
+        here, there = source.split("."), target.split(".")
+        level = next((n for n, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), None)
+        if level is not None:
+            folders.setdefault(".".join(here[:level]), {}).setdefault(here[level], set()).add(there[level])
+    assert len(folders) > 20
+    for folder, arrows in folders.items():
+        try:
+            graphlib.TopologicalSorter(arrows).prepare()
+        except graphlib.CycleError as circle:
+            pytest.fail(f"{folder}: {' -> '.join(circle.args[1])}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from runstream.schemas.errors import ConfigError, RunstreamError
+from runstream.schemas.errors import RunstreamError
 
 Dialect = Literal["sqlite", "postgresql"]
 Row = tuple[Any, ...]
@@ -45,16 +45,3 @@ class ReadPool(Protocol):
     async def close(self) -> None:
         """Close every connection; reads under way end first."""
         ...
-
-
-async def open_reads(uri: str, *, max_connections: int = 2, timeout_s: float = 20.0) -> ReadPool:
-    """A pool for MLflow's backend store URI; connects at the first read. ``timeout_s`` bounds a read with its wait
-    for a connection. Raises ``ConfigError`` for a database that is neither SQLite nor PostgreSQL."""
-    from runstream.ingest.control.database import postgres_reads, sqlite_reads
-
-    scheme = uri.split(":", 1)[0].split("+", 1)[0]
-    if scheme == "sqlite":
-        return sqlite_reads.SqliteReads(uri, max_connections=max_connections, timeout_s=timeout_s)
-    if scheme in ("postgresql", "postgres"):
-        return postgres_reads.PostgresReads(uri, max_connections=max_connections, timeout_s=timeout_s)
-    raise ConfigError(f"the control plane knows SQLite and PostgreSQL, not {scheme}")

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from runstream.ingest.control.search.workers import SearchUnavailableError, SearchWorkers
+from runstream.ingest.control.processes.pool import SearchProcesses, SearchUnavailableError
 from runstream.ingest.gateway.control.access import Control
 from runstream.ingest.gateway.control.needs import (
     experiments_asked,
@@ -37,7 +37,7 @@ class SearchRoutes:
     def __init__(
         self,
         control: Control,
-        workers: SearchWorkers | None,
+        workers: SearchProcesses | None,
         onward: Onward,
         barrier: Callable[[list[str] | None], Awaitable[bool]],
     ) -> None:

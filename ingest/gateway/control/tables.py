@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from runstream.ingest.control.plane import ControlPlane
-from runstream.ingest.control.search import worker
-from runstream.ingest.control.search.workers import SearchUnavailableError, SearchWorkers
+from runstream.ingest.control.processes import program
+from runstream.ingest.control.processes.pool import SearchProcesses, SearchUnavailableError
 from runstream.ingest.control.table.requests import decode
 from runstream.ingest.gateway.http.caller import WORKSPACE_HEADER, Caller
 from runstream.ingest.gateway.http.handling import OK, Call, Outcome, Routes
@@ -32,7 +32,7 @@ class TableRoutes:
     def __init__(
         self,
         plane: ControlPlane | None,
-        workers: SearchWorkers | None,
+        workers: SearchProcesses | None,
         server: ModeWatch,
         may_see: Callable[[Caller, Iterable[str]], Awaitable[None]],
         barrier: Callable[[list[str] | None], Awaitable[bool]],
@@ -59,7 +59,7 @@ class TableRoutes:
         accepts_arrow = ARROW in call.headers.get("accept", "")
         try:
             found = await self._workers.answer(
-                worker.TABLE_ARROW if accepts_arrow else worker.TABLE_JSON, call.body
+                program.TABLE_ARROW if accepts_arrow else program.TABLE_JSON, call.body
             )
         except SearchUnavailableError as error:
             raise UpstreamUnavailableError(str(error)) from error

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp.web_protocol import RequestHandler
 
 from runstream.ingest.gateway.http.admission import Identity
 from runstream.ingest.gateway.http.arriving import Arriving
-from runstream.ingest.gateway.http.connection import Connection
 from runstream.ingest.gateway.http.framing import Head, Heads
 from runstream.ingest.gateway.http.handling import Route, Routes, identity_of
 from runstream.ingest.gateway.http.hosts import HostRules
@@ -58,8 +58,33 @@ class Meaning:
     closes: bool
 
 
+class Guest(Protocol):
+    """A connection, as its door sees it. ``finished`` is told when its request has been answered."""
+
+    last_active: float
+    finished: asyncio.Future[None] | None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being handled."""
+        ...
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no request, nor a part of one."""
+        ...
+
+    def close(self) -> None:
+        """Close it now."""
+        ...
+
+    def close_when_idle(self) -> None:
+        """Close it as soon as it has no request."""
+        ...
+
+
 class Door:
-    """The protocol factory of a process. ``make_handler`` makes aiohttp's protocol for one connection."""
+    """The door of a process. ``make_handler`` makes aiohttp's protocol for one connection."""
 
     def __init__(
         self,
@@ -76,14 +101,10 @@ class Door:
         self.heads = Heads(self._understand)
         self.closing = False
         # In the order in which they came; those that have been looked at go to the end.
-        self.connections: dict[Connection, None] = {}
+        self.connections: dict[Guest, None] = {}
         self._hosts = hosts
 
-    def __call__(self) -> Connection:
-        """The protocol for a new connection."""
-        return Connection(self)
-
-    def admit(self, connection: Connection) -> bool:
+    def admit(self, connection: Guest) -> bool:
         """Take a new connection in; one that has no request gives way if there are too many. ``False``: none has."""
         if len(self.connections) >= self.bounds.connections and not self._make_room():
             return False
@@ -147,19 +168,3 @@ class Door:
         while busy := [connection for connection in self.connections if connection.busy]:
             busy[0].finished = asyncio.get_running_loop().create_future()
             await busy[0].finished
-
-
-class _Uncounted:
-    """A ``Counts`` for servers without routes of whole requests."""
-
-    def request(self, route: str) -> None:
-        pass
-
-    def refused(self, reason: str) -> None:
-        pass
-
-
-def plain_door(make_handler: Callable[[], RequestHandler], connections: int) -> Door:
-    """A door without routes of its own: all requests go to aiohttp, within the bounds."""
-    routes = Routes(_Uncounted(), max_body_bytes=0, retry_after_s=1)
-    return Door(routes, HostRules("*"), make_handler, Bounds(connections=connections))

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from runstream.ingest.gateway.http.admission import Identity
 from runstream.ingest.gateway.http.door import Bounds, Door
 from runstream.ingest.gateway.http.framing import NotPlainError, read_head
+from runstream.ingest.gateway.http.front import Front
 from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.hosts import HostRules
 from runstream.ingest.gateway.http.mount import refusing_odd
@@ -86,7 +87,7 @@ async def setup() -> AsyncIterator[Setup]:
     aside = Aside()
     MetricWrites(stub, aside, internal_token="secret").add_to(routes, "")  # type: ignore[arg-type]
     door = Door(routes, HostRules(None), runner.server, BOUNDS)
-    server = await asyncio.get_running_loop().create_server(door, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(Front(door), "127.0.0.1", 0)
     yield Setup(stub, door, server.sockets[0].getsockname()[1])
     server.close()
     await runner.cleanup()
@@ -308,7 +309,7 @@ async def test_a_large_request_sent_ahead_goes_on_when_its_turn_comes(setup: Set
     else:
         large = other("/large", body)
     writer.write(log_batch("first") + large[:500_000])
-    connection = next((one for one in setup.server.connections if one.busy), None)
+    connection: Any = next((one for one in setup.server.connections if one.busy), None)
     async with asyncio.timeout(10):
         while connection is None or not connection._waits_to_read:
             await asyncio.sleep(0.001)

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from runstream.ingest.control.search.workers import SearchUnavailableError
+from runstream.ingest.control.processes.pool import SearchUnavailableError
 from runstream.ingest.gateway.control.onward import Onward
 from runstream.ingest.gateway.control.searches import SearchRoutes
 from runstream.ingest.gateway.http.answers import refusal

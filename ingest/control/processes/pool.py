@@ -14,14 +14,14 @@ from typing import Any, Final
 import orjson
 from cachetools import LRUCache
 
-from runstream.ingest.control.search import worker
+from runstream.ingest.control.processes import program
+from runstream.ingest.control.processes.index_builder import Outcome
 from runstream.ingest.control.search.connections import address_of
-from runstream.ingest.control.search.index_builder import Outcome
 from runstream.schemas.errors import MlflowError
 
 _log = logging.getLogger(__name__)
-_PROGRAM: Final = "runstream.ingest.control.search.worker"
-_BUILDER: Final = "runstream.ingest.control.search.index_builder"
+_PROGRAM: Final = "runstream.ingest.control.processes.program"
+_BUILDER: Final = "runstream.ingest.control.processes.index_builder"
 _LATER_S: Final = 0.5
 _MOST_S: Final = 15.0
 _THERE_S: Final = 3600.0
@@ -45,7 +45,7 @@ class SearchLimits:
     kept_bytes: int = 32 << 20
 
 
-class SearchWorkers:
+class SearchProcesses:
     """Answers searches on MLflow's own tables. Belongs to one event loop; processes start as they are needed.
 
     ``uri`` is MLflow's backend store. An answer is remembered with the state of the database that it shows, and given
@@ -62,8 +62,8 @@ class SearchWorkers:
         database = orjson.dumps([address.dialect, address.name]).decode()
         self._environment = {
             **os.environ,
-            worker.DATABASE_VARIABLE: database,
-            worker.QUERY_VARIABLE: orjson.dumps(query).decode(),
+            program.DATABASE_VARIABLE: database,
+            program.QUERY_VARIABLE: orjson.dumps(query).decode(),
         }
         self._free: asyncio.LifoQueue[_Process | None] = asyncio.LifoQueue()
         for _ in range(self._limits.processes):
@@ -77,7 +77,7 @@ class SearchWorkers:
     async def answer(self, route: str, body: bytes) -> bytes | None:
         """The body of MLflow's answer to a search (``runs/search``, ``experiments/search``); ``None`` for what MLflow's
         server has to answer itself: what is unusual, and all that is wrong. Raises ``SearchUnavailableError``, and for
-        tables of runs (``worker.TABLE_JSON``, ``TABLE_ARROW``), which MLflow does not know, ``MlflowError``."""
+        tables of runs (``program.TABLE_JSON``, ``TABLE_ARROW``), which MLflow does not know, ``MlflowError``."""
         if self._waiting >= self._limits.waiting * self._limits.processes:
             raise SearchUnavailableError("too many searches are waiting")
         self._waiting += 1
@@ -107,15 +107,15 @@ class SearchWorkers:
                 process.kill()
                 process = None
             self._free.put_nowait(process)
-        if outcome == worker.UNCHANGED and kept is not None:
+        if outcome == program.UNCHANGED and kept is not None:
             return kept[1]
-        if outcome == worker.REFUSED:
+        if outcome == program.REFUSED:
             raise MlflowError(**orjson.loads(found))
-        if outcome == worker.FOUND:
+        if outcome == program.FOUND:
             if snapshot:
                 self._keep(route, body, snapshot, found)
             return found
-        if outcome == worker.AWAY:
+        if outcome == program.AWAY:
             raise SearchUnavailableError("the metadata database does not answer in time")
         return None
 

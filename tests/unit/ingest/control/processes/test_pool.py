@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runstream.ingest.control.search.workers import SearchLimits, SearchUnavailableError, SearchWorkers
+from runstream.ingest.control.processes.pool import SearchLimits, SearchProcesses, SearchUnavailableError
 
 # As MLflow makes them, as far as searches of experiments see them.
 TABLES = """
@@ -33,8 +33,8 @@ def database(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def workers(database: Path) -> AsyncIterator[SearchWorkers]:
-    found = SearchWorkers(f"sqlite:///{database}", SearchLimits(processes=1, timeout_s=60))
+async def workers(database: Path) -> AsyncIterator[SearchProcesses]:
+    found = SearchProcesses(f"sqlite:///{database}", SearchLimits(processes=1, timeout_s=60))
     yield found
     await found.close()
 
@@ -45,7 +45,7 @@ def change(database: Path, name: str) -> None:
         connection.commit()
 
 
-async def test_an_answer_is_what_the_database_says_now(workers: SearchWorkers, database: Path) -> None:
+async def test_an_answer_is_what_the_database_says_now(workers: SearchProcesses, database: Path) -> None:
     for name in ("one", "two", "three"):
         change(database, name)
         for _ in range(3):
@@ -54,19 +54,19 @@ async def test_an_answer_is_what_the_database_says_now(workers: SearchWorkers, d
             assert json.loads(found)["experiments"][0]["name"] == name
 
 
-async def test_what_is_unusual_is_left_to_mlflow(workers: SearchWorkers) -> None:
+async def test_what_is_unusual_is_left_to_mlflow(workers: SearchProcesses) -> None:
     for body in (b"{", b"{}", b'{"max_results": 0}', b'{"max_results": 5, "filter": "x ~ 1"}', b"[]"):
         assert await workers.answer(ROUTE, body) is None
     assert await workers.answer("traces/search", BODY) is None
     assert await workers.answer(ROUTE, BODY) is not None
 
 
-async def test_a_process_that_ends_is_replaced(workers: SearchWorkers) -> None:
+async def test_a_process_that_ends_is_replaced(workers: SearchProcesses) -> None:
     assert await workers.answer(ROUTE, BODY) is not None
     [process] = [
         child
         for child in psutil.Process().children()
-        if "runstream.ingest.control.search.worker" in child.cmdline()
+        if "runstream.ingest.control.processes.program" in child.cmdline()
     ]
     process.kill()
     process.wait(30)
@@ -76,16 +76,16 @@ async def test_a_process_that_ends_is_replaced(workers: SearchWorkers) -> None:
 
 
 async def test_processes_end_with_their_owner(database: Path) -> None:
-    workers = SearchWorkers(f"sqlite:///{database}")
+    workers = SearchProcesses(f"sqlite:///{database}")
     assert await workers.answer(ROUTE, BODY) is not None
     before = psutil.Process().children()
     await workers.close()
     _, alive = psutil.wait_procs(before, timeout=30)
-    assert not [child for child in alive if "runstream.ingest.control.search.worker" in child.cmdline()]
+    assert not [child for child in alive if "runstream.ingest.control.processes.program" in child.cmdline()]
 
 
 async def test_no_database(tmp_path: Path) -> None:
-    workers = SearchWorkers(f"sqlite:///{tmp_path / 'none.db'}", SearchLimits(processes=1))
+    workers = SearchProcesses(f"sqlite:///{tmp_path / 'none.db'}", SearchLimits(processes=1))
     with pytest.raises(SearchUnavailableError):
         await workers.answer(ROUTE, BODY)
     await workers.close()

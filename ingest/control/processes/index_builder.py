@@ -17,9 +17,9 @@ from typing import Final
 
 import orjson
 
+from runstream.ingest.control.processes.program import DATABASE_VARIABLE
 from runstream.ingest.control.search import indexes, settled
 from runstream.ingest.control.search.connections import Address
-from runstream.ingest.control.search.worker import DATABASE_VARIABLE
 
 _log = logging.getLogger(__name__)
 # Whoever makes the indexes holds this; any number that nobody else uses.

@@ -1,0 +1,1 @@
+"""Processes beside a gateway that search MLflow's tables and make tables of runs."""
