@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from prometheus_client import CollectorRegistry
 
+from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
+from runstream.ingest.gateway.telemetry import GatewayTelemetry
+from runstream.ingest.writer.stats import WriterStats
+from runstream.process.writer_metrics import WriterMetrics
 from runstream.query.openapi import document
 from runstream.settings import GatewaySettings, StorageSettings, TrackingSettings
 
@@ -19,7 +25,7 @@ _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made of the sources."""
-    for name, text in (("rest", rest()), ("settings", settings())):
+    for name, text in (("rest", rest()), ("settings", settings()), ("metrics", metrics())):
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
 
@@ -93,3 +99,35 @@ def settings() -> str:
             lines.append(f"| `RUNSTREAM_{name.upper()}` | {text} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def metrics() -> str:
+    """Every metric of every role, out of the registries that the roles fill."""
+    lines = [
+        "# Metrics",
+        "",
+        "What `/metrics` shows to Prometheus, beside what its client library says of the process.",
+        "[Operations](../guides/operations.md#what-the-metrics-mean) tells how to read them.",
+        "",
+    ]
+    for title, registry in registries().items():
+        lines += [f"## {title}", "", "| metric | kind | labels | meaning |", "|---|---|---|---|"]
+        for metric in registry.collect():
+            name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+            labels = sorted({label for sample in metric.samples for label in sample.labels} - {"le"})
+            shown = ", ".join(f"`{label}`" for label in labels)
+            lines.append(f"| `{name}` | {metric.type} | {shown} | {metric.documentation} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def registries() -> dict[str, CollectorRegistry]:
+    """The metrics of each role, with a sample of each."""
+    gateway, artifacts, writer = CollectorRegistry(), CollectorRegistry(), CollectorRegistry()
+    GatewayTelemetry(gateway)
+    moved = ArtifactTelemetry(artifacts)
+    moved.answered("get", 200)
+    moved.began("up")
+    moved.ended("up", 1)
+    WriterMetrics(cast(Any, SimpleNamespace(stats=WriterStats())), writer)
+    return {"Gateway": gateway, "Artifacts in the gateway": artifacts, "Writer": writer}

@@ -28,6 +28,8 @@ def build_store(store_uri: str, artifact_uri: str | None = None, **_: Any) -> An
             from runstream.ingest.client.store import spooling_store
 
             return spooling_store(store_uri, wanted)
+        except ImportError as error:
+            _is_older(error)
         except Exception as error:
             _say(error)
     from mlflow.tracking._tracking_service.utils import _get_rest_store
@@ -43,11 +45,18 @@ def build_registry_store(store_uri: str, tracking_uri: str | None = None, **_: A
             from runstream.ingest.client.registry import spooling_registry
 
             return spooling_registry(store_uri, wanted)
+        except ImportError as error:
+            _is_older(error)
         except Exception as error:
             _say(error)
     from mlflow.tracking._model_registry.utils import _get_rest_store
 
     return _get_rest_store(store_uri)
+
+
+def _is_older(error: ImportError) -> None:
+    # An older MLflow, or a light installation: its own store, in silence.
+    logging.getLogger("runstream").debug("the spool needs another MLflow: %r", error)
 
 
 def _say(error: Exception) -> None:

@@ -14,7 +14,7 @@ PAGES = sorted(
     for page in (ROOT / folder).glob("*.md")
 )
 # Made of the sources when the site is built.
-GENERATED = {ROOT / "docs/reference/rest.md", ROOT / "docs/reference/settings.md"}
+GENERATED = {ROOT / f"docs/reference/{name}.md" for name in ("rest", "settings", "metrics")}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
