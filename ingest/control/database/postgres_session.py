@@ -8,7 +8,7 @@ from typing import Any, cast
 import psycopg
 from psycopg import errors
 
-from runstream.ingest.control.database.postgres_reads import percent_style
+from runstream.ingest.control.database.postgres_reads import NO_JIT, percent_style, with_options
 from runstream.ingest.control.database.reads import Dialect, MetadataUnavailableError, Row
 from runstream.ingest.control.database.session import (
     CommitUnknownError,
@@ -24,7 +24,7 @@ _CONFLICTS = (
     errors.ForeignKeyViolation,
 )
 # A statement that hangs (a lock that somebody keeps) ends as an error.
-_OPTIONS = "-c statement_timeout=10000 -c lock_timeout=8000"
+_OPTIONS = f"{NO_JIT} -c statement_timeout=10000 -c lock_timeout=8000"
 
 
 class PostgresSession:
@@ -32,7 +32,7 @@ class PostgresSession:
     gateways on one run follow one another."""
 
     def __init__(self, conninfo: str) -> None:
-        self._conninfo = conninfo
+        self._conninfo = with_options(conninfo, _OPTIONS)
         self._connection: psycopg.Connection[Row] | None = None
 
     @property
@@ -83,7 +83,6 @@ class PostgresSession:
                     autocommit=True,
                     connect_timeout=_CONNECT_TIMEOUT_S,
                     prepare_threshold=2,
-                    options=_OPTIONS,
                 )
             return self._connection.execute(cast(Any, percent_style(sql)), parameters)
         except _CONFLICTS as error:
