@@ -6,7 +6,7 @@ Decisions are MLflow's (``SqlAlchemyStore.create_run``, ``update_run_info``, ``l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from runstream.ingest.control import answers, errors
@@ -40,6 +40,10 @@ class ThatRun:
 Outcome = Body | ThatRun | Exception
 
 
+def _only_params(change: Change) -> bool:
+    return isinstance(change, LogParam) or (isinstance(change, LogBatch) and not change.tags)
+
+
 @dataclass(slots=True)
 class Segment:
     """What is known of the database, and what is to be written."""
@@ -55,7 +59,7 @@ class Segment:
 
     # --- reading ----------------------------------------------------------------------------------------------
 
-    def read(self, session: Session, changes: Iterable[Change]) -> None:
+    def read(self, session: Session, changes: Sequence[Change]) -> None:
         """Everything that the decisions depend on."""
         run_ids: dict[str, None] = {}
         experiment_ids: dict[int, None] = {}
@@ -73,7 +77,8 @@ class Segment:
                     params |= dict.fromkeys((param.key, change.run_id) for param in change.params)
                 case UpdateRun() | SetTag():
                     run_ids[change.run_id] = None
-        self._read_runs(session, sorted(run_ids))
+        shared = all(_only_params(change) for change in changes)
+        self._read_runs(session, sorted(run_ids), "KEY SHARE" if shared else "NO KEY UPDATE")
         if experiment_ids:
             given = source(session.dialect, "bigint")
             rest = f"experiments WHERE experiment_id IN (SELECT c0 FROM {given})"
@@ -87,10 +92,12 @@ class Segment:
             rows = session.gather("params.key, params.run_uuid, params.value", rest, [packed(list(params))])
             self.params = {(key, run_id): value for key, run_id, value in rows}
 
-    def _read_runs(self, session: Session, run_ids: Sequence[str]) -> None:
+    def _read_runs(self, session: Session, run_ids: Sequence[str], lock: str) -> None:
         rest = f"runs WHERE run_uuid IN (SELECT c0 FROM {source(session.dialect, 'text')})"
         if session.dialect == "postgresql":
-            rest += " ORDER BY run_uuid FOR NO KEY UPDATE"
+            # Params alone change no row that is there, and who adds one twice meets its primary key (or, in two
+            # orders at once, a deadlock, and is repeated): gateways add side by side, each on a core of the database's.
+            rest += f" ORDER BY run_uuid FOR {lock}"
         rows = session.gather(RUN_COLUMNS, rest, [packed([[run_id] for run_id in run_ids])])
         self.runs = {row[0]: Run(*row) for row in rows}
 

@@ -195,7 +195,8 @@ def run_comparison(match: re.Match[str]) -> Comparison:
 
 
 def _experiment_comparison(match: re.Match[str]) -> Comparison:
-    kind, key = _named(match, _EXPERIMENT_ENTITIES)
+    kind, written = _named(match, _EXPERIMENT_ENTITIES)
+    key = _attribute(written)
     if match["like"] and match["like"].islower():
         raise NotPlainError
     if kind is Kind.TAG:

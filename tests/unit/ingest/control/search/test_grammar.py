@@ -106,6 +106,7 @@ def test_filters_of_runs(text: str) -> None:
 
 @settings(max_examples=400)
 @given(FILTERS)
+@example("tags.`run name` = 'a'")
 def test_filters_of_experiments(text: str) -> None:
     try:
         ours = list(grammar.parse_experiment_filter(text))
