@@ -18,7 +18,7 @@ from runstream.query.live.hub import Hub
 from runstream.query.live.polled_feed import PolledFeed
 from runstream.query.live.routes import LiveRoutes
 from runstream.query.mlflow.history import HistoryReader
-from runstream.query.mlflow.internal import InternalRoutes
+from runstream.query.mlflow.role_routes import RoleRoutes
 from runstream.query.mlflow.routes import MlflowRoutes
 from runstream.query.openapi import document
 from runstream.query.page.routes import PageRoutes
@@ -122,7 +122,7 @@ def create_app(
     MlflowRoutes(reader, workers, barrier, barrier_timeout_s=config.barrier_timeout_s).add_to(
         app, config.static_prefix
     )
-    InternalRoutes(
+    RoleRoutes(
         reader,
         workers,
         barrier,

@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from runstream.schemas.errors import QueueFullError
 
-# Why a request is refused: see answers.reason.
+# Why a request is refused: see refusals.reason.
 REASONS = (
     "verdict",
     "invalid",

@@ -120,6 +120,15 @@ def test_rooms_know_only_what_is_shared(house: str) -> None:
     assert not strangers
 
 
+def test_modules_have_telling_names() -> None:
+    """Words that say nothing, or that meant two things, name no module; ``docs/internals/words.md`` has the others."""
+    names = [path.relative_to(ROOT).with_suffix("").parts for path in sources()]
+    said = [part for parts in names for part in parts]
+    assert not {"common", "internal", "lean", "kept", "setup", "util", "utils", "helpers", "misc"} & set(said)
+    for once in ("answers", "refusals", "workers", "verdicts", "latest"):
+        assert sum(parts[-1] == once for parts in names) == 1, once
+
+
 def test_files_stay_small() -> None:
     long = {
         str(path.relative_to(ROOT)): lines

@@ -23,7 +23,7 @@ from runstream.ingest.artifacts.errors import (
     UnsupportedError,
 )
 from runstream.ingest.artifacts.protocol import Entry
-from runstream.ingest.gateway.http.answers import retry_after
+from runstream.ingest.gateway.http.refusals import retry_after
 from runstream.schemas.errors import MlflowError, RunstreamError
 from runstream.schemas.mlflow.statuses import STATUSES, is_repeated, passing, status_of
 

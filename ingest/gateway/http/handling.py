@@ -32,7 +32,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from runstream.ingest.gateway.http import answers
+from runstream.ingest.gateway.http import refusals
 from runstream.ingest.gateway.http.admission import IDENTITY_HEADERS, Identity
 from runstream.ingest.gateway.http.decompress import decompress_body
 from runstream.schemas.errors import MlflowError
@@ -49,7 +49,7 @@ class Outcome:
     """A whole answer. ``headers`` has no ``Content-Length``; the edge adds it."""
 
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": answers.JSON})
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": refusals.JSON})
     body: bytes = b"{}"
 
 
@@ -84,7 +84,7 @@ class Route:
     own_page: bool = False
 
 
-OK = Outcome(headers={"Content-Type": answers.JSON, "X-Content-Type-Options": "nosniff"})
+OK = Outcome(headers={"Content-Type": refusals.JSON, "X-Content-Type-Options": "nosniff"})
 
 
 def json_outcome(value: object, status: int = 200) -> Outcome:
@@ -192,8 +192,8 @@ class Routes:
 
     def refused(self, error: Exception) -> Outcome:
         """The outcome of an error, which is counted."""
-        self._telemetry.refused(answers.reason(error))
-        return Outcome(*answers.parts(error, self._retry_after_s))
+        self._telemetry.refused(refusals.reason(error))
+        return Outcome(*refusals.parts(error, self._retry_after_s))
 
     async def _decompressed(self, call: Call) -> Outcome:
         await self._identify(call.route, call.identity)
@@ -230,7 +230,7 @@ def written(outcome: Outcome, *, closing: bool) -> bytes:
     """An outcome as the bytes of an HTTP/1.1 response."""
     if outcome is OK and not closing:
         return _OK
-    lines = [f"HTTP/1.1 {outcome.status} {answers.phrase(outcome.status)}"]
+    lines = [f"HTTP/1.1 {outcome.status} {refusals.phrase(outcome.status)}"]
     lines += [f"{name}: {value}" for name, value in outcome.headers.items()]
     lines.append(f"Content-Length: {len(outcome.body)}")
     if closing:

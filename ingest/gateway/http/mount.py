@@ -12,7 +12,7 @@ from aiohttp.typedefs import Middleware
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from runstream.ingest.gateway.http import answers
+from runstream.ingest.gateway.http import refusals
 from runstream.ingest.gateway.http.admission import IDENTITY_HEADERS
 from runstream.ingest.gateway.http.handling import Outcome, Route, Routes, identity_of
 from runstream.ingest.gateway.http.hosts import INVALID_HOST, HostRules
@@ -72,14 +72,14 @@ def refusing_odd(hosts: HostRules, probes: Collection[str]) -> Middleware:
     async def refuse_odd(request: web.Request, handler: Handle) -> web.StreamResponse:
         fault = _fault_of(request)
         if fault is not None:
-            return answers.refusal(fault, 1)
+            return refusals.refusal(fault, 1)
         host = request.headers.get("Host", "")
         if not host or hosts.refuses(host) or (request.path in probes and not hosts.allows_probe(host)):
             return web.Response(status=403, text=INVALID_HOST)
         try:
             return await handler(request)
         except MlflowError as error:  # of a body that was not let in
-            return answers.refusal(error, 1)
+            return refusals.refusal(error, 1)
         except web.HTTPException as refused:
             if refused.status < 400:
                 raise
@@ -87,7 +87,7 @@ def refusing_odd(hosts: HostRules, probes: Collection[str]) -> Middleware:
             return web.Response(
                 status=refused.status,
                 body=MlflowError(refused.reason).body(),
-                headers={"Content-Type": answers.JSON, **kept},
+                headers={"Content-Type": refusals.JSON, **kept},
             )
 
     return refuse_odd

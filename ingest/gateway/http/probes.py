@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from runstream.ingest.gateway.http import answers
+from runstream.ingest.gateway.http import refusals
 from runstream.ingest.gateway.http.admission import Identity
 from runstream.ingest.gateway.http.handling import identity_of
 from runstream.ingest.gateway.http.mount import lower_case
@@ -104,7 +104,7 @@ class HealthRoutes:
         try:
             await self._may_scrape(identity_of(lower_case(request.headers)))
         except Exception as error:
-            refused = answers.refusal(error, self._retry_after_s)
+            refused = refusals.refusal(error, self._retry_after_s)
             if refused.status == 401:
                 refused.headers.setdefault("WWW-Authenticate", 'Bearer realm="metrics"')
             return refused

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import orjson
 from aiohttp import web
 
-from runstream.ingest.gateway.http import answers
+from runstream.ingest.gateway.http import refusals
 from runstream.ingest.gateway.http.admission import Identity, RefusedError
 from runstream.ingest.gateway.http.caller import Caller
 from runstream.ingest.gateway.http.epochs import Epochs
@@ -118,7 +118,7 @@ class ReadRoutes:
         if asked_before is not None and self._hosts.allows(request.headers.get("Host", "")):
             return asked_before
         if not self._hosts.allows(request.headers.get("Host", "")) or not self._origins.lets_in(request):
-            return answers.refusal(
+            return refusals.refusal(
                 MlflowError("Cross-origin request blocked", "PERMISSION_DENIED"), self._retry_after_s
             )
         if await self._unjudged(request):
@@ -138,7 +138,7 @@ class ReadRoutes:
             await self._verdicts.check(caller, runs)
             body = await request.read() if need is Need.RUNS_IN_BODY else None
         except Exception as error:
-            return answers.refusal(await self._first_told(caller, error), self._retry_after_s)
+            return refusals.refusal(await self._first_told(caller, error), self._retry_after_s)
         asking = asyncio.create_task(self._ask_query(self._own, request, mounted_at, body))
         # An answer may go on for hours (live points): it ends when the caller may not see it any more.
         try:
@@ -182,8 +182,8 @@ class ReadRoutes:
                 extra_headers=self._origins.headers(request),
             )
         except RunstreamError as error:
-            self._telemetry.refused("query_away" if error.retryable else answers.reason(error))
-            return answers.refusal(error, self._retry_after_s)
+            self._telemetry.refused("query_away" if error.retryable else refusals.reason(error))
+            return refusals.refusal(error, self._retry_after_s)
 
     async def fresh(self, request: web.Request) -> web.StreamResponse:
         """A read that can show any run: wait for everything appended."""
@@ -259,5 +259,5 @@ class ReadRoutes:
                 before_answer=before_answer,
             )
         except RunstreamError as error:
-            self._telemetry.refused(answers.reason(error))
-            return answers.refusal(error, self._retry_after_s)
+            self._telemetry.refused(refusals.reason(error))
+            return refusals.refusal(error, self._retry_after_s)

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 import aiohttp
 from yarl import URL
 
-from runstream.commands.doctor.steps import Part, Problem, not_there_yet
+from runstream.commands.doctor.steps import Problem, Section, not_there_yet
 from runstream.ingest.artifacts.errors import NoSuchArtifactError, StoreRefusedError
 from runstream.ingest.artifacts.protocol import ArtifactStore, StoreOptions
 from runstream.ingest.artifacts.store import open_store
@@ -25,10 +25,10 @@ _LARGE_BYTES = 9 << 20
 _RIGHTS = "give the credentials the rights to read, write, list and delete below the address"
 
 
-async def check_artifacts(settings: GatewaySettings) -> Part:
+async def check_artifacts(settings: GatewaySettings) -> Section:
     """Try the store that the gateway's settings name."""
     scheme = urlsplit(settings.artifacts).scheme
-    part = Part(
+    part = Section(
         "artifacts",
         {
             "file": "check that the folder exists and that this user may write to it",

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from runstream.commands.doctor.steps import NotNow, Part, Problem, not_there_yet
+from runstream.commands.doctor.steps import NotNow, Problem, Section, not_there_yet
 from runstream.roles import queues
 from runstream.roles.tracking import metadata_revisions, sqlite_file
 from runstream.schemas.errors import ConfigError
@@ -21,16 +21,16 @@ from runstream.settings import QueueSettings, StorageSettings
 _LITTLE_SPACE_BYTES = 1 << 30
 
 
-async def check_queue(settings: QueueSettings) -> Part:
+async def check_queue(settings: QueueSettings) -> Section:
     """The local log's folder, or Kafka's topics and an append."""
     if queues.is_local(settings):
-        part = Part("queue", "check that the folder's disk is there and that this user may write to it")
+        part = Section("queue", "check that the folder's disk is there and that this user may write to it")
         folder = Path(queues.local_path(settings.queue))
         await part.step(
             "write", lambda: asyncio.to_thread(_try_folder, folder), lambda free: f"{folder}; {free}"
         )
         return part
-    part = Part(
+    part = Section(
         "queue", "check RUNSTREAM_QUEUE and the RUNSTREAM_KAFKA_* settings, and that the brokers are up"
     )
     await part.step("topics", lambda: _kafka_topics(settings), "; ".join)
@@ -73,13 +73,13 @@ async def _kafka_append(settings: QueueSettings) -> None:
         await producer.close()
 
 
-async def check_clickhouse(settings: StorageSettings) -> Part:
+async def check_clickhouse(settings: StorageSettings) -> Section:
     """Whether ClickHouse answers, is migrated, and takes and gives rows."""
     from runstream.clickhouse import connect
 
     url = settings.clickhouse.get_secret_value()
     embedded = url.startswith("chdb:")
-    part = Part(
+    part = Section(
         "clickhouse",
         "install runstream[embedded], or check the folder's rights"
         if embedded
@@ -139,12 +139,12 @@ def _probe_table(database: Database) -> None:
         raise Problem(f"10 rows were written, their sum came back as {found}", "check the server's log")
 
 
-async def check_metadata(settings: StorageSettings) -> Part:
+async def check_metadata(settings: StorageSettings) -> Section:
     """Whether MLflow's database is there, of the right version, and may be written."""
     import sqlalchemy
 
     url = settings.metadata.get_secret_value()
-    part = Part(
+    part = Section(
         "metadata", "check RUNSTREAM_METADATA: address, user, password, database; and that the database is up"
     )
     file = sqlite_file(url)

@@ -39,7 +39,7 @@ class NotNow(Exception):
     """A step cannot be tried, and that is fine."""
 
 
-class Part:
+class Section:
     """Runs the steps of one part, and leaves out those that follow a failure."""
 
     def __init__(self, name: str, advice: str) -> None:

@@ -15,7 +15,7 @@ from aiohttp import web
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from runstream.ingest.gateway.artifacts.telemetry import ArtifactTelemetry
-from runstream.ingest.gateway.http import answers
+from runstream.ingest.gateway.http import refusals
 from runstream.ingest.gateway.http.probes import HealthRoutes
 from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
@@ -120,7 +120,7 @@ def test_every_metric_is_shown(metrics: dict[str, set[str]]) -> None:
 
 def test_reasons_are_the_gateways() -> None:
     pressure = {
-        answers.reason(error)
+        refusals.reason(error)
         for error in (QueueFullError(""), QueueUnavailableError(""), UpstreamUnavailableError(""))
     }
     asked = {
@@ -130,7 +130,7 @@ def test_reasons_are_the_gateways() -> None:
         for reason in found.split("|")
     }
     assert asked == pressure
-    assert answers.reason(MlflowError("")) not in asked
+    assert refusals.reason(MlflowError("")) not in asked
 
 
 def test_jobs_are_scraped_where_the_roles_listen() -> None:

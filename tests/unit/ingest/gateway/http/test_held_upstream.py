@@ -15,9 +15,9 @@ from aiohttp import web
 from runstream.ingest.control.processes.pool import SearchUnavailableError
 from runstream.ingest.gateway.control.onward import Onward
 from runstream.ingest.gateway.control.searches import SearchRoutes
-from runstream.ingest.gateway.http.answers import refusal
 from runstream.ingest.gateway.http.handling import Routes
 from runstream.ingest.gateway.http.holding import Holding
+from runstream.ingest.gateway.http.refusals import refusal
 from runstream.ingest.gateway.http.upstream import Upstream
 from runstream.schemas.errors import RunstreamError
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from runstream.ingest.gateway.http import answers
+from runstream.ingest.gateway.http import refusals
 from runstream.ingest.gateway.http.holding import Holding
 from runstream.ingest.gateway.http.upstream import UpstreamUnavailableError
 from runstream.schemas.errors import MlflowError, QueueFullError
@@ -126,10 +126,10 @@ def test_what_is_told_when_holding_did_not_help() -> None:
     away = UpstreamUnavailableError("the part does not answer")
     waits = 0.0
     for _ in range(7):
-        status, headers, body = answers.parts(away, 5)
+        status, headers, body = refusals.parts(away, 5)
         assert (status, b"TEMPORARILY_UNAVAILABLE" in body) == (429, True)
         waits += float(headers["Retry-After"])
         away.away_s = waits
     assert 100 < waits < 240
-    assert answers.parts(QueueFullError("full"), 5)[0] == 429
-    assert answers.parts(UpstreamUnavailableError("broke off", nothing_done=False), 5)[0] == 503
+    assert refusals.parts(QueueFullError("full"), 5)[0] == 429
+    assert refusals.parts(UpstreamUnavailableError("broke off", nothing_done=False), 5)[0] == 503

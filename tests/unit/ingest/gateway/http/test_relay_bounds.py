@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from runstream.ingest.gateway.http import upstream as module
-from runstream.ingest.gateway.http.answers import refusal
+from runstream.ingest.gateway.http.refusals import refusal
 from runstream.ingest.gateway.http.upstream import Upstream, UpstreamUnavailableError
 from runstream.schemas.errors import RunstreamError
 

@@ -104,7 +104,7 @@ class RunsRequest(msgspec.Struct):
     run_ids: list[str]
 
 
-class InternalRoutes:
+class RoleRoutes:
     """Handlers of the internal routes. An empty ``token`` would let anybody in, so it refuses everybody."""
 
     def __init__(
