@@ -1,6 +1,7 @@
-"""The README's table of figures, from the committed results: ``python -m benchmarks figures`` writes it anew.
+"""Tables of figures in README and docs, from the committed results: ``python -m benchmarks figures`` writes them anew.
 
-``benchmarks/results/<machine>/<date>.json`` holds what was measured. A later date wins, result by result.
+``benchmarks/results/<machine>/<date>.json`` holds what was measured. A later date wins, result by result. Pages have
+tables of their own under ``tables``: which page, its head, and rows of numbers and words.
 """
 
 from __future__ import annotations
@@ -107,12 +108,41 @@ class _Figure(float):
         return format(self / 1000, spec[1:]) if spec.startswith("s") else format(float(self), spec)
 
 
-def results() -> dict[str, Any]:
-    """Every committed result of the README's machine, by name."""
+def results(kind: str = "results") -> dict[str, Any]:
+    """Every committed result (or table: ``"tables"``) of the README's machine, by name."""
     found: dict[str, Any] = {}
     for file in sorted((RESULTS / MACHINE).glob("*.json")):
-        found |= json.loads(file.read_text())["results"]
+        found |= json.loads(file.read_text()).get(kind, {})
     return found
+
+
+def pages() -> dict[Path, str]:
+    """Every page that has tables of figures, as it should be. ``ValueError`` names a page that lacks its markers."""
+    readme = ROOT / "README.md"
+    made = {readme: filled(readme.read_text())}
+    for name, kept in results("tables").items():
+        page = ROOT / kept["page"]
+        begin, end = (f"<!-- table {name}: {edge} -->\n" for edge in ("begin", "end"))
+        text = made.get(page) or page.read_text()
+        if begin not in text or end not in text:
+            raise ValueError(f"{kept['page']} has no markers for the table {name}")
+        before, rest = text.split(begin)
+        made[page] = f"{before}{begin}{_rows(kept)}{end}{rest.split(end)[1]}"
+    return made
+
+
+def _rows(kept: dict[str, Any]) -> str:
+    lines = [
+        " | ".join(kept["head"]),
+        "|".join(kept["align"]),
+        *(" | ".join(map(_shown, row)) for row in kept["rows"]),
+    ]
+    framed = [f"|{line}|" if line is lines[1] else f"| {line} |" for line in lines]
+    return "".join(f"{line}\n" for line in framed).replace("|  |", "| |").replace("|  |", "| |")
+
+
+def _shown(cell: str | float) -> str:
+    return cell if isinstance(cell, str) else f"{cell:,}"
 
 
 def table() -> str:
@@ -136,9 +166,9 @@ def _tree(value: Any) -> Any:
 
 
 def main() -> None:
-    """Write the README's table anew."""
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text()))
+    """Write every table anew."""
+    for page, text in pages().items():
+        page.write_text(text)
 
 
 if __name__ == "__main__":
