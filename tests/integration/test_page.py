@@ -7,7 +7,6 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from support.browser import chromium, new_tab, until
+from support.browser import new_tab, until
 
 STEPS = 200
 START_MS = 1_760_000_000_000
@@ -75,24 +74,6 @@ def data(client: MlflowClient, tracking_uri: str, experiment_id: str) -> Data:
         found.runs.append(run_id)
         found.values[run_id] = values
     return found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def tab(browser: Any) -> Iterator[Any]:
-    """A tab that must not complain: neither errors of the page nor breaches of its policy."""
-    page = new_tab(browser)
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: complaints.append(message.text) if "Policy" in message.text else None)
-    yield page
-    page.context.close()
-    assert not complaints
 
 
 def lines(page: Any, key: str) -> dict[str, Any]:

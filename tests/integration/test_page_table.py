@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
 import runstream
-from support.browser import chromium, new_tab, until
+from support.browser import until
 
 RUNS = 60
 RATES = ("0.1", "0.01", "0.001")
@@ -52,24 +51,6 @@ def data(client: MlflowClient, tracking_uri: str, experiment_id: str) -> Data:
         made.runs.append(run_id)
         made.first.append(first)
     return made
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as started:
-        yield started
-
-
-@pytest.fixture
-def tab(browser: Any) -> Iterator[Any]:
-    """A tab that must not complain."""
-    page = new_tab(browser)
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: complaints.append(message.text) if "Policy" in message.text else None)
-    yield page
-    page.context.close()
-    assert not complaints
 
 
 def test_only_what_is_seen_is_in_the_document_and_sorts_and_filters(tab: Any, data: Data) -> None:
