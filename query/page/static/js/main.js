@@ -4,6 +4,7 @@ import { Chart } from "./chart.js";
 import { globPattern } from "./curves.js";
 import { byId, debounced, el } from "./dom.js";
 import { Live } from "./live.js";
+import { showNothing } from "./nothing.js";
 import { dark, swatch } from "./palette.js";
 import { Pickers } from "./pickers.js";
 import * as server from "./server.js";
@@ -279,35 +280,7 @@ class Page {
     const hidden = this.matched.length - wanted.length;
     byId("more").hidden = hidden <= 0;
     byId("more").textContent = `Show ${Math.min(hidden, CHARTS_AT_ONCE)} of ${hidden} more`;
-    this._showNothing();
-  }
-
-  _showNothing() {
-    const about = byId("nothing");
-    about.hidden = this.matched.length > 0;
-    if (about.hidden) return about.replaceChildren();
-    const say = (title, ...more) => about.replaceChildren(el("h2", {}, title), ...more);
-    if (!this.state.experiments.length && this.experiments.length) return say("Choose an experiment");
-    if (!this.listed.length && this.state.filter) return say("No run matches this search");
-    if (!this.chosen.length && this.listed.length) return say("Choose runs");
-    if (this.keys.length)
-      return say(
-        "No metric matches",
-        el("p", {}, "Metrics are names or globs, with commas between: train/*, loss"),
-      );
-    const title = this.chosen.length ? "No metrics yet" : "No runs yet";
-    const code = [
-      "import mlflow",
-      `mlflow.set_tracking_uri("${location.origin}${server.PREFIX}")`,
-      "with mlflow.start_run():",
-      "    for step in range(1000):",
-      '        mlflow.log_metric("loss", 1 / (step + 1), step=step)',
-    ].join("\n");
-    return say(
-      title,
-      el("p", {}, "They appear here as they are logged:"),
-      el("pre", {}, el("code", {}, code)),
-    );
+    showNothing(this);
   }
 
   _scrolled(entries) {
