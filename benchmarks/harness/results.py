@@ -32,16 +32,17 @@ def machine_name(facts: Mapping[str, Any]) -> str:
     return _slug(f"{facts['cpu']} {facts['cores']} cores {memory_gib} gib")
 
 
-def keep(suite: str, figures: Mapping[str, Any], folder: Path) -> Path:
-    """Put the figures of ``suite`` into today's file of this machine, and return the file. ``figures`` are JSON."""
+def keep(name: str, figures: Mapping[str, Any], folder: Path, *, suite: str | None = None) -> Path:
+    """Put figures into today's file of this machine, and return the file. ``figures`` are JSON; ``name`` is the suite's
+    unless ``suite`` says which it was."""
     facts = machine_facts()
     today = datetime.datetime.now(datetime.UTC).date()
     file = folder / machine_name(facts) / f"{today}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(file.read_text()) if file.exists() else {"machine": facts, "results": {}}
     options = re.sub(r" --out[ =]\S+", "", " ".join(["", *sys.argv[1:]]))
-    source = f"python -m benchmarks {suite}{options}"
-    kept["results"][suite] = {"source": source, "load_average": os.getloadavg()[0], **figures}
+    source = f"python -m benchmarks {suite or name}{options}"
+    kept["results"][name] = {"source": source, "load_average": os.getloadavg()[0], **figures}
     file.write_text(json.dumps(kept, indent=1) + "\n")
     print(f"kept in {file}", flush=True)
     return file

@@ -1,10 +1,11 @@
 """Small metric histories read one after another, beside stock MLflow in the same minute.
 
-    python -m benchmarks small_reads [--reads 2000] [--runs 100] [--keys 20] [--points 20]
+    python -m benchmarks small_reads [--set production] [--reads 2000] [--runs 100] [--keys 20] [--points 20]
 
-Both servers hold the same runs. Each series is read over one kept connection and through ``MlflowClient``, a hundred
-reads of one server and a hundred of the other in turn. Servers and reader share the machine; compare
-ratios, and the CPU time that the servers took.
+``--set production`` has every role in a process of its own, on Kafka, ClickHouse's engine over HTTP and PostgreSQL,
+with stock MLflow on a database of the same PostgreSQL. Both servers hold the same runs. Each series is read over one
+kept connection and through ``MlflowClient``, a hundred reads of one server and a hundred of the other in turn. Servers
+and reader share the machine; compare ratios, and the CPU time that the servers took.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from benchmarks.harness import results  # noqa: E402
+from support.cluster import RunstreamCluster  # noqa: E402
 from support.runstream_server import RunstreamServer  # noqa: E402
 from support.stock import stock_server  # noqa: E402
 
@@ -42,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--set", choices=("embedded", "production"), default="embedded")
     parser.add_argument("--reads", type=int, default=2000, help="of each kind and server")
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--keys", type=int, default=20)
@@ -51,26 +54,36 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="runstream-bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        server = stack.enter_context(RunstreamServer(folder / "data"))
-        sides = {"runstream": Side(server.url, server.pid)}
+        database = None
+        if options.set == "production":
+            cluster = stack.enter_context(RunstreamCluster(folder / "set", gateways=1, writers=1))
+            assert cluster.postgres is not None
+            database = cluster.postgres.create_database("stock")
+            roles = {name.split("-")[0]: role.process for name, role in cluster.roles.items()}
+            sides = {"runstream": Side(cluster.url, {name: one.pid for name, one in roles.items() if one})}
+        else:
+            server = stack.enter_context(RunstreamServer(folder / "data"))
+            sides = {"runstream": Side(server.url, {"other": server.pid})}
         if not options.no_stock:
-            stock = stack.enter_context(stock_server(folder / "stock"))
-            sides["stock"] = Side(stock.url, stock.pid)
+            stock = stack.enter_context(stock_server(folder / "stock", backend_store_uri=database))
+            sides["stock"] = Side(stock.url, {"other": stock.pid})
         for side in sides.values():
             side.log(options.runs, options.keys, options.points)
         found = [
             _measure(kind, times, sides, options.reads)
             for kind, times in (("http", "first"), ("http", "again"), ("client", "again"))
         ]
-    results.keep("small_reads", {"rows": found}, options.out)
+    name = "small_reads" if options.set == "embedded" else "small_reads_production"
+    results.keep(name, {"rows": found}, options.out, suite="small_reads")
 
 
 class Side:
-    """One server, and the series that it holds. ``root`` is the process whose tree does its work."""
+    """One server, and the series that it holds. ``roots`` are the processes whose trees do its work, by part; what is
+    ``other`` names its children itself."""
 
-    def __init__(self, url: str, root: int) -> None:
+    def __init__(self, url: str, roots: Mapping[str, int]) -> None:
         self.url = url
-        self.root = root
+        self.roots = roots
         self.series: list[tuple[str, str]] = []
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=120)
 
@@ -121,12 +134,13 @@ class Side:
     def cpu_s(self) -> dict[str, float]:
         """CPU time so far, by part."""
         used: dict[str, float] = defaultdict(float)
-        for process in (psutil.Process(self.root), *psutil.Process(self.root).children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                line = " ".join(process.cmdline())
-                part = next((one for one in ("gateway", "storage") if f"runstream {one}" in line), "other")
-                times = process.cpu_times()
-                used[part] += times.user + times.system
+        for part, root in self.roots.items():
+            for process in (psutil.Process(root), *psutil.Process(root).children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    line = " ".join(process.cmdline())
+                    named = (one for one in ("gateway", "storage") if f"runstream {one}" in line)
+                    times = process.cpu_times()
+                    used[next(named, part)] += times.user + times.system
         return used
 
     def _ask(self, method: str, path: str, body: Any) -> Any:
