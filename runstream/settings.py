@@ -167,6 +167,20 @@ class _Listen(_Environment):
 class GatewaySettings(_Role, _Listen, QueueSettings, _Artifacts):
     """``runstream gateway``."""
 
+    inner_fd: int | None = Field(
+        None, description="an inherited listening socket for this machine's own roles, without TLS"
+    )
+    tls_cert_file: Path | None = Field(
+        None,
+        description="certificate (PEM, its issuers after it) to serve HTTPS with; read again when it changes",
+    )
+    tls_key_file: Path | None = Field(
+        None, description="the certificate's key, without a password; unset: it is in the same file"
+    )
+    tls_hsts_s: int = Field(
+        0, ge=0, description="seconds for which browsers shall come by HTTPS only, to every port of the host"
+    )
+
     tracking: str = Field("http://127.0.0.1:5001", description="URL of the MLflow server")
     query: str = Field("http://127.0.0.1:5002", description="URL of the query service")
     metadata: SecretStr | None = Field(
@@ -202,6 +216,13 @@ class GatewaySettings(_Role, _Listen, QueueSettings, _Artifacts):
     )
     barrier_timeout_s: float = Field(10, ge=0, description="how long a read waits for earlier writes")
     drain_timeout_s: float = Field(10, ge=0, description="how long a stopping gateway finishes requests")
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _has_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_cert_file") is None:
+            raise ValueError("needs RUNSTREAM_TLS_CERT_FILE as well")
+        return value
 
     @field_validator("max_record_bytes")
     @classmethod

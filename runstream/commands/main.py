@@ -158,24 +158,32 @@ def serve(host: str, port: int, data_dir: Path, workers: int) -> None:
     _require("server", "aiohttp", "mlflow", "msgspec", "pydantic_settings")
     _require("embedded", "chdb")
     from runstream.process import logs
+    from runstream.process.tls import certificate_of
     from runstream.serve import set as embedded
     from runstream.settings import GatewaySettings, StorageSettings, TrackingSettings, load
 
     # Before anything starts: a part that finds it out for itself would leave two messages, and log lines between.
-    load(GatewaySettings)
+    gateway_settings = load(GatewaySettings)
+    certificate_of(gateway_settings.tls_cert_file, gateway_settings.tls_key_file)
     if load(TrackingSettings).basic_auth:
         from runstream.roles.tracking import check_basic_auth
 
         check_basic_auth()
     logs.configure("supervisor", load(StorageSettings).log_level)
     options = embedded.ServeOptions(
-        host=host, port=port, data_dir=data_dir, workers=workers, announce=lambda line: click.echo(line)
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        workers=workers,
+        announce=lambda line: click.echo(line),
+        tls=gateway_settings.tls_cert_file is not None,
     )
     asyncio.run(embedded.serve(options))
 
 
 @main.command()
 @_listen(5000)
+@click.option("--inner-fd", type=int, hidden=True, help="An inherited listening socket without TLS.")
 def gateway(**flags: Any) -> None:
     """Run a gateway: what MLflow clients talk to. Start as many as you like."""
     die_with_parent()

@@ -9,7 +9,7 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from aiohttp import web
@@ -19,6 +19,7 @@ from aiohttp.http_exceptions import LineTooLong
 from runstream.ingest.gateway.http.framing import MAX_HEAD_BYTES, MAX_HEADERS
 from runstream.ingest.gateway.http.front import plain_front
 from runstream.ingest.gateway.http.whole import count_bodies
+from runstream.process.tls import HANDSHAKE_S, Certificate
 from runstream.schemas.errors import ConfigError, MlflowError
 
 _BACKLOG = 1024
@@ -129,16 +130,20 @@ async def serve(
     *,
     drain_s: float,
     front: MakeFront | None = None,
+    certificate: Certificate | None = None,
+    inner: Sequence[socket.socket] = (),
 ) -> None:
     """Serve until ``stop`` is set; then accept nothing new, finish what is under way, and clean up.
 
-    ``front`` receives the aiohttp server and the maker of its protocols; without one, connections have the same bounds
-    and all requests go to the application. Requests still unfinished after ``drain_s`` are cancelled.
+    With a ``certificate`` callers of ``listener`` speak TLS; those of the ``inner`` listeners never do. ``front``
+    receives the aiohttp server and the maker of its protocols; without one, connections have the same bounds and all
+    requests go to the application. Requests still unfinished after ``drain_s`` are cancelled.
     """
     app.on_response_prepare.append(_without_name)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=drain_s)
     await runner.setup()
-    server: asyncio.Server | None = None
+    servers: list[asyncio.Server] = []
+    watching: asyncio.Task[None] | None = None
     try:
         handlers = runner.server
         assert handlers is not None
@@ -163,16 +168,33 @@ async def serve(
         else:
             factory = plain = plain_front(make, max_connections())
             count_bodies(handlers, plain.door.arriving)
-        server = await loop.create_server(factory, sock=listener, backlog=_BACKLOG)
+        if certificate is None:
+            servers.append(await loop.create_server(factory, sock=listener, backlog=_BACKLOG))
+        else:
+            watching = asyncio.create_task(certificate.watch())
+            servers.append(
+                await loop.create_server(
+                    factory,
+                    sock=listener,
+                    backlog=_BACKLOG,
+                    ssl=certificate.context,
+                    ssl_handshake_timeout=HANDSHAKE_S,
+                )
+            )
+        for sock in inner:
+            servers.append(await loop.create_server(factory, sock=sock, backlog=_BACKLOG))
         await stop.wait()
-        server.close()
+        for server in servers:
+            server.close()
         try:
             async with asyncio.timeout(drain_s):
                 await factory.drain()
         except TimeoutError:
             _log.warning("gave up waiting for requests under way")
     finally:
-        if server is not None:
+        if watching is not None:
+            watching.cancel()
+        for server in servers:
             server.close()
         await runner.cleanup()
 

@@ -11,8 +11,9 @@ from runstream.ingest.gateway.artifacts.config import ArtifactConfig
 from runstream.ingest.gateway.config import GatewayConfig
 from runstream.ingest.gateway.telemetry import GatewayTelemetry
 from runstream.process import logs
-from runstream.process.http import max_connections, serve, stop_on_signals
+from runstream.process.http import inherited_socket, max_connections, serve, stop_on_signals
 from runstream.process.prometheus import exposer
+from runstream.process.tls import certificate_of, tell_hsts
 from runstream.roles import wiring
 from runstream.roles.queues import existing, is_local, log_reserve, open_producer
 from runstream.settings import GatewaySettings
@@ -26,6 +27,7 @@ def run(settings: GatewaySettings) -> None:
 
 async def _gateway(settings: GatewaySettings) -> None:
     config = _config(settings)
+    certificate = certificate_of(settings.tls_cert_file, settings.tls_key_file)
     stop = stop_on_signals()
     listener = wiring.listener(settings)
     parts = GatewayParts(
@@ -41,7 +43,17 @@ async def _gateway(settings: GatewaySettings) -> None:
     )
     made = create_gateway(parts)
     _calm_collector()
-    await serve(made.app, listener, stop, drain_s=settings.drain_timeout_s, front=made.front)
+    if certificate is not None and settings.tls_hsts_s:
+        tell_hsts(made.app, settings.tls_hsts_s)
+    await serve(
+        made.app,
+        listener,
+        stop,
+        drain_s=settings.drain_timeout_s,
+        front=made.front,
+        certificate=certificate,
+        inner=[inherited_socket(settings.inner_fd)] if settings.inner_fd is not None else [],
+    )
 
 
 def _calm_collector() -> None:

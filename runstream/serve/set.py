@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -32,6 +33,8 @@ class ServeOptions:
     data_dir: Path
     workers: int
     announce: Callable[[str], None]
+    tls: bool = False
+    """Whether the gateways have a certificate."""
 
 
 async def serve(options: ServeOptions) -> None:
@@ -52,8 +55,10 @@ async def serve(options: ServeOptions) -> None:
     # Their ports are taken now and handed over, so that nobody else can come between, however often they restart.
     storage = listening_socket("127.0.0.1", 0, reuse_port=False)
     tracking = listening_socket("127.0.0.1", 0, reuse_port=False)
-    url = f"http://{_in_url(options.host)}:{port}"
-    jobs = _jobs(options, data, front, storage, tracking, port)
+    # What the parts send to the gateways stays on this machine, where no certificate names the address.
+    inner = [listening_socket("127.0.0.1", 0, reuse_port=False)] if options.tls else []
+    url = f"{'https' if options.tls else 'http'}://{_in_url(options.host)}:{port}"
+    jobs = _jobs(options, data, front, storage, tracking, port, inner)
     supervisor = Supervisor(
         jobs, stop_timeout_s=_STOP_TIMEOUT_S, on_exit=lambda pid: forget_process(pid, data.run)
     )
@@ -63,7 +68,7 @@ async def serve(options: ServeOptions) -> None:
     finally:
         announcing.cancel()
         data.release()
-        for listener in (*front, storage, tracking):
+        for listener in (*front, storage, tracking, *inner):
             listener.close()
 
 
@@ -74,11 +79,16 @@ def _jobs(
     storage: socket.socket,
     tracking: socket.socket,
     port: int,
+    inner: list[socket.socket],
 ) -> list[Job]:
     query_url = f"http://127.0.0.1:{storage.getsockname()[1]}"
     tracking_port = tracking.getsockname()[1]
     # Requests that the gateway sends to itself or to its siblings; 0.0.0.0 is not an address to call.
     gateway_url = f"http://{_in_url(_callable(options.host))}:{port}"
+    inner_flags: list[str] = []
+    for sock in inner:
+        gateway_url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        inner_flags = ["--inner-fd", str(sock.fileno())]
     common = {
         "RUNSTREAM_INTERNAL_TOKEN": secrets.token_urlsafe(32),
         "RUNSTREAM_RUN_DIR": str(data.run),
@@ -117,9 +127,9 @@ def _jobs(
     jobs += [
         Job(
             f"gateway-{number}",
-            [*run, "gateway", "--fd", str(listener.fileno())],
+            [*run, "gateway", "--fd", str(listener.fileno()), *inner_flags],
             {**common, "RUNSTREAM_QUEUE_MAX_BYTES": str(each_max_bytes)},
-            descriptors=[listener.fileno()],
+            descriptors=[listener.fileno(), *(sock.fileno() for sock in inner)],
         )
         for number, listener in enumerate(front)
     ]
@@ -141,8 +151,11 @@ async def _announce(url: str, options: ServeOptions, stop: asyncio.Event, ready:
 
 
 def _answers(url: str) -> bool:
+    # The certificate names the host as callers know it. Nothing is told and nothing believed but that it answers.
+    anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=5, context=anybody) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-_READY = re.compile(r"runstream ready at (http://\S+)")
+_READY = re.compile(r"runstream ready at (https?://\S+)")
 _START_TIMEOUT_S = 90.0
 _STOP_TIMEOUT_S = 60.0
 

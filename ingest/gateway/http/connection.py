@@ -330,9 +330,8 @@ class Connection(asyncio.Protocol):
     # --- bounds and ending -----------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        bounds = self._door.bounds
+        bounds, now = self._door.bounds, self._loop.time()
         tick_s = min(_TICK_S, bounds.idle_s / 4, bounds.head_s / 2, bounds.slow_s / 2)
-        now = self._loop.time()
         slow_s = self._slowness.turn(tick_s, self._due_rate())
         partial = self._state is GIVEN_AWAY and self._partial
         reads_head = partial or (self._state is READING and self._inbox.data and self._head is None)
@@ -375,7 +374,8 @@ class Connection(asyncio.Protocol):
         outcome = self._door.routes.refused(error)
         self._transport.write(written(outcome, closing=True))
         # Closed at once, the kernel would answer what still comes with a reset, and the caller lose the answer.
-        self._transport.write_eof()
+        if self._transport.can_write_eof():  # TLS has no half-closed connections
+            self._transport.write_eof()
         if not drain:
             self._transport.pause_reading()
         elif self._waits_to_read:

@@ -21,7 +21,7 @@ ROLES: dict[str, type[BaseSettings]] = {
     "tracking": TrackingSettings,
 }
 # ``fd`` is the supervisor's; each role has a port of its own, which the page names.
-INTERNAL = {"fd", "port"}
+INTERNAL = {"fd", "inner_fd", "port"}
 
 
 def table() -> str:
