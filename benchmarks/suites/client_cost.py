@@ -120,20 +120,32 @@ def own_calls(calls: int) -> Timings:
 
 
 def beside_a_sender(calls: int) -> Timings:
-    """``run.log`` while the sender's thread meets a server that is of no use."""
+    """Calls while the sender's thread meets a server that is of no use."""
     busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     found: Timings = {}
     for name, answer in (("answers 503", busy), ("never answers", None)):
         with answering(answer) as url:
-            found |= _beside(url, f"run.log, 1 key, the server {name}", calls)
-    return found | _beside("http://127.0.0.1:9", "run.log, 1 key, nobody there", calls)
+            found |= _beside(url, f"the server {name}", calls)
+    return found | _beside("http://127.0.0.1:9", "nobody there", calls)
 
 
 def _beside(url: str, name: str, calls: int) -> Timings:
+    import mlflow
+
+    from runstream.ingest.client.store import SpoolingStore
+
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Client(url, SpoolSettings(Path(folder), flush_timeout_s=0.1)), "a" * 32)
-        found = timed(name, lambda at: run.log({"loss": 0.5}, at), calls)
-        run._client.sender.stop()
+        ours = Client(url, SpoolSettings(Path(folder), flush_timeout_s=0.1))
+        run = Run(ours, "a" * 32)
+        found = timed(f"run.log, 1 key, {name}", lambda at: run.log({"loss": 0.5}, at), calls)
+        client = mlflow.MlflowClient(url)
+        setattr(type(client._tracking_client), "store", SpoolingStore(lambda: None, ours))  # noqa: B010  # a property
+        found |= timed(
+            f"MlflowClient.log_metric, {name}",
+            lambda at: client.log_metric("b" * 32, "loss", 0.5, 1_700_000_000_000, at),
+            calls,
+        )
+        ours.sender.stop()
         return found
 
 
