@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import click
 
@@ -79,6 +81,11 @@ class Bar:
     help="Where it is noted what has been imported.  [default: below ~/.local/state]",
 )
 @click.option(
+    "--artifacts/--no-artifacts",
+    default=True,
+    help="Bring the files of an mlruns folder's runs too.  [default: artifacts]",
+)
+@click.option(
     "--verify/--no-verify", default=True, help="Read everything back and compare.  [default: verify]"
 )
 def import_(
@@ -90,6 +97,7 @@ def import_(
     follow: bool,
     every_s: float,
     ledger: Path | None,
+    artifacts: bool,
     verify: bool,
 ) -> None:
     """Bring experiments, runs and points of other tools to a Runstream server.
@@ -102,6 +110,8 @@ def import_(
       sqlite:///PATH, postgresql://...   the database of an MLflow server, adopted in place: start
                  Runstream with RUNSTREAM_METADATA naming it, then import it. Runs keep
                  their ids; their points move to ClickHouse while the server is serving.
+      FOLDER mlruns, MLflow's file store: experiments, runs, params, tags, points, files, with
+                 the runs' ids, times and status; what is deleted arrives deleted.
       FOLDER, or an event file, of TensorBoard: scalars, histograms' summaries, texts, hparams.
       FILE.parquet, .csv, .arrow, or a folder of them: a long table with the columns run, key,
                  step, timestamp and value; what `runstream export` writes, with its artifacts;
@@ -115,23 +125,39 @@ def import_(
     if source.startswith(("sqlite:", "postgresql")):
         _adopt(source, server, data_dir, dry_run, verify)
     else:
-        _files(_source(Path(source), experiment), source, server, ledger, dry_run, follow, every_s, verify)
+        if source.startswith("file:"):
+            source = url2pathname(urlsplit(source).path)
+        _files(
+            _source(Path(source), experiment, artifacts),
+            source,
+            server,
+            ledger,
+            dry_run,
+            follow,
+            every_s,
+            verify,
+        )
 
 
-def _source(path: Path, experiment: str | None) -> Source:
+def _source(path: Path, experiment: str | None, artifacts: bool) -> Source:
     from runstream.importing import tables
     from runstream.importing.exported import Exported
+    from runstream.importing.mlruns import Mlruns
     from runstream.importing.tensorboard import TensorBoard
 
     if not path.exists():
         raise ConfigError(f"there is no {path}")
     if Exported.recognizes(path):
         return Exported(path)
+    if Mlruns.recognizes(path):
+        return Mlruns(path, experiment, artifacts)
     if TensorBoard.recognizes(path):
         return TensorBoard(path, experiment)
     if tables.recognizes(path):
         return tables.Tables(path, experiment)
-    raise ConfigError(f"{path} holds nothing that is known: neither event files nor tables")
+    raise ConfigError(
+        f"{path} holds nothing that is known: neither event files nor tables, nor is it a file store of MLflow"
+    )
 
 
 def _files(

@@ -13,7 +13,7 @@ from runstream.importing.ledger import Done, Ledger
 from runstream.importing.metrics_table import ahead
 from runstream.importing.read_back import read_back
 from runstream.importing.report import Report
-from runstream.importing.sources import Source, SourceRun
+from runstream.importing.sources import Experiments, Source, SourceRun
 from runstream.importing.sums import Hashes, hashes
 from runstream.importing.target import Target, write_texts
 from runstream.query.client.http import Http
@@ -37,7 +37,13 @@ class Import:
     def run(self, progress: Progress, *, growing: bool = False) -> Report:
         """Bring what is new since the last time. While the source is ``growing`` its runs stay open."""
         report = Report(verified=self.verify and not growing)
+        experiments = list(self.source.experiments()) if isinstance(self.source, Experiments) else []
         runs = list(self.source.runs())
+        if isinstance(self.source, Experiments):
+            report.notes += self.source.notes
+        waiting = {run.experiment for run in runs if not self._is_done(run)}
+        for experiment in experiments:
+            self.target.prepare(experiment, experiment.name in waiting)
         points = 0
         for place, run in enumerate(runs):
             done = self.ledger.done(run.run_id)
@@ -48,7 +54,14 @@ class Import:
             _count(report, done, run)
             points += done.points
             progress("importing", place + 1, len(runs), points)
+        if not growing:
+            for experiment in experiments:
+                self.target.close(experiment)
         return report
+
+    def _is_done(self, run: SourceRun) -> bool:
+        done = self.ledger.done(run.run_id)
+        return done is not None and done.version == run.version
 
     def _bring(self, run: SourceRun, report: Report, growing: bool) -> Done:
         """One run; noted only when all of it is there, and was looked at."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,11 +49,31 @@ class SourceRun:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class SourceExperiment:
+    """An experiment of the source, known by its name; the target gives it an id of its own."""
+
+    name: str
+    tags: dict[str, str]
+    deleted: bool
+
+
 class Source(Protocol):
     """Something that runs are read from. Reading never changes it. Raises ``SourceError``."""
 
     def runs(self) -> Iterable[SourceRun]:
         """Every run, with its points still to be read; asked again, what has come since is there too."""
+        ...
+
+
+@runtime_checkable
+class Experiments(Protocol):
+    """A source that knows of experiments more than their names. ``notes`` is what its latest look has skipped."""
+
+    notes: list[str]
+
+    def experiments(self) -> Iterable[SourceExperiment]:
+        """Every experiment, also those without runs."""
         ...
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from runstream.importing.sources import LegalNames, SourceRun
+from runstream.importing.sources import LegalNames, SourceExperiment, SourceRun
 from runstream.ingest.client.artifacts import upload
 from runstream.ingest.client.creation import create, experiment
 from runstream.ingest.client.link import INGEST, MLFLOW, AwayError, DeniedError, Link, RefusedError
@@ -26,6 +26,8 @@ _FRAME_POINTS = 20_000
 _PATIENCE_S = 300.0
 _MOST_ENTRIES = 100
 _MOST_PARAM = 6_000
+# On experiments that were made by an import, of a source that has deleted them.
+_TO_DELETE = "runstream.deleted_in_source"
 
 
 class TargetError(RunstreamError):
@@ -40,6 +42,7 @@ class Target:
         if not self.call(self._link.offers):
             raise TargetError(f"{uri} is no Runstream server")
         self._experiments: dict[str, str] = {}
+        self._own: set[str] = set()
 
     def call(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do this, and again while the server is away."""
@@ -71,6 +74,41 @@ class Target:
         self.call(create, self._link, {"what": "run", "body": body}, renamed)
         if renamed.get(run.run_id, run.run_id) != run.run_id:
             raise TargetError("the server does not create runs under given ids")
+
+    def prepare(self, wanted: SourceExperiment, waiting: bool) -> None:
+        """Make the experiment with its tags, or bring a deleted one back while runs of it are ``waiting`` to come."""
+        found = self.call(self._find_experiment, wanted.name)
+        if found is None:
+            tags = [{"key": _TO_DELETE, "value": "true"}] if wanted.deleted else []
+            place = self.call(experiment, self._link, wanted.name, {"tags": tags})
+            self._own |= {wanted.name} if wanted.deleted else set()
+        else:
+            place = str(found["experiment_id"])
+            tagged = any(tag["key"] == _TO_DELETE for tag in found.get("tags", []))
+            self._own |= {wanted.name} if tagged else set()
+            if found.get("lifecycle_stage") == "deleted":
+                if wanted.deleted and not waiting:
+                    return
+                self.call(self._link.call, "POST", f"{MLFLOW}/experiments/restore", {"experiment_id": place})
+        self._experiments[wanted.name] = place
+        for key, value in wanted.tags.items():
+            tag = {"experiment_id": place, "key": key, "value": value}
+            self.call(self._link.call, "POST", f"{MLFLOW}/experiments/set-experiment-tag", tag)
+
+    def close(self, wanted: SourceExperiment) -> None:
+        """Delete the experiment if its source has, with its runs; never one that an import has not made."""
+        if wanted.deleted and wanted.name in self._own and wanted.name in self._experiments:
+            body = {"experiment_id": self._experiments.pop(wanted.name)}
+            self.call(self._link.call, "POST", f"{MLFLOW}/experiments/delete", body)
+
+    def _find_experiment(self, name: str) -> dict[str, Any] | None:
+        place = f"{MLFLOW}/experiments/get-by-name?experiment_name={quote(name, safe='')}"
+        try:
+            return dict(self._link.call("GET", place, None)["experiment"])
+        except RefusedError as error:
+            if error.code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
 
     def describe(self, run: SourceRun) -> None:
         """Log params and tags, under names that MLflow takes."""
