@@ -71,9 +71,12 @@ class Target:
             "tags": [],
         }
         renamed: dict[str, str] = {}
-        self.call(create, self._link, {"what": "run", "body": body}, renamed)
+        answer = self.call(create, self._link, {"what": "run", "body": body}, renamed)
         if renamed.get(run.run_id, run.run_id) != run.run_id:
             raise TargetError("the server does not create runs under given ids")
+        if run.deleted and answer["run"]["info"].get("lifecycle_stage") == "deleted":
+            # Brought before, and not noted: it takes nothing while it is deleted.
+            self.call(self._link.call, "POST", f"{MLFLOW}/runs/restore", {"run_id": run.run_id})
 
     def prepare(self, wanted: SourceExperiment, waiting: bool) -> None:
         """Make the experiment with its tags, or bring a deleted one back while runs of it are ``waiting`` to come."""
