@@ -92,7 +92,7 @@ class Sender:
     # --- sending -----------------------------------------------------------------------------------------------
 
     def attempt(self, deadline: float, *, strict: bool = False) -> bool:
-        """Send until nothing is left, the server is away, or ``deadline``; whether nothing was left. ``strict``: a
+        """Send what is there now, until the server is away, or ``deadline``; whether all of it was sent. ``strict``: a
         request under way is not waited for beyond that either."""
         if not self._busy.acquire(timeout=max(deadline - self._clock(), 0.0)):
             return False
@@ -140,6 +140,9 @@ class Sender:
 
     def _send_all(self, deadline: float) -> bool:
         again = True
+        # As far as the files go now: beside a training there is always something new after a request, and to send that
+        # at once would make a request of every few points.
+        ends = {path: file.size() or float("inf") for path, file in self.files.items()}
         # Files whose next piece the server does not take now, while it takes others.
         stuck: dict[Path, AwayError | DeniedError] = {}
         while again:
@@ -147,7 +150,7 @@ class Sender:
             for path, file in sorted(self.files.items(), key=_in_order):
                 if self._clock() >= deadline:
                     return False
-                if path not in stuck:
+                if path not in stuck and file.cursor < ends[path]:
                     again |= self._step(path, file, stuck)
         for waits in stuck.values():
             raise waits

@@ -186,3 +186,29 @@ def test_requests_name_the_workspace_that_mlflow_would(
     link.workspace = "team-b"
     link.call("GET", "/x", None)
     assert [headers.get("X-MLFLOW-WORKSPACE") for headers in server.headers] == ["team-a", "team-b"]
+
+
+def test_what_comes_during_a_request_waits_for_the_next_turn(server: Server, tmp_path: Path) -> None:
+    """A training always logs something while a request is under way: sent at once, every few points are a request."""
+    made = RunSpool(run_folder(tmp_path, "a" * 32), {"run_id": "a" * 32, "uri": server.url}, lambda *_: None)
+    made.record(frame.TAGS, {"at": "0"})
+    asked: list[str] = []
+
+    def rule(path: str, _: bytes) -> Answer:
+        if not path.endswith("log-batch"):
+            return 404, {}
+        asked.append(path)
+        if len(asked) <= 5:
+            made.record(frame.TAGS, {"at": str(len(asked))})
+        return 200, {}
+
+    server.rule = rule
+    sending = Sender(
+        Link(server.url), tmp_path, lambda: [(part.path, True) for part in made.parts], lambda *_: None
+    )
+    for turn in range(1, 7):
+        assert sending.attempt(time.monotonic() + 60)
+        assert len(asked) == turn
+    made.close()
+    assert sending.attempt(time.monotonic() + 60)
+    assert (len(asked), sending.left()) == (6, 0)
