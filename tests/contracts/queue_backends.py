@@ -66,6 +66,10 @@ class LocalBackend:
         self._open.append(consumer)
         return consumer
 
+    def consumer_of_a_writer(self) -> LocalLogConsumer:
+        """A consumer that whoever is given it starts and closes."""
+        return LocalLogConsumer(self._path)
+
     async def dead_letters(self) -> list[StoredLetter]:
         return [
             StoredLetter(letter.payload, letter.reason, letter.origin["stream"], letter.origin["offset"])
@@ -108,6 +112,10 @@ class KafkaBackend:
         self._open.append(consumer)
         await consumer.start(on_revoke)
         return consumer
+
+    def consumer_of_a_writer(self) -> KafkaConsumerQueue:
+        """A consumer that whoever is given it starts and closes."""
+        return KafkaConsumerQueue(self.settings)
 
     async def barrier(self) -> KafkaBarrier:
         """What the query service waits with."""
