@@ -26,7 +26,7 @@ DOORS: dict[str, set[str]] = {
         "_tracking_service", "_get_rest_store", "_generate_random_name", "_call_endpoint",
         "_model_registry", "_METHOD_TO_INFO",
     },
-    "ingest/gateway/http": {"_waiter", "_current_request", "_messages"},
+    "ingest/gateway/http": {"_waiter", "_current_request", "_messages", "_ErrInfo"},
     "ingest/queue/kafka": {"_client", "_message_accumulator", "_pending_batches", "_batches", "_drain_waiter"},
     "query/plugin": {"_validate_metric", "_hard_delete_run", "_hard_delete_experiment"},
     "runstream/roles": {"_upgrade_db", "_get_latest_schema_revision", "_exec_cmd"},
@@ -120,9 +120,10 @@ async def test_aiokafka_has_what_we_use() -> None:
 
 
 def test_aiohttp_has_what_we_use() -> None:
-    from aiohttp.web_protocol import RequestHandler
+    from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-    assert DOORS["ingest/gateway/http"] <= set(RequestHandler.__slots__)
+    assert DOORS["ingest/gateway/http"] - {"_ErrInfo"} <= set(RequestHandler.__slots__)
+    assert isinstance(_ErrInfo, type)
 
 
 def test_what_we_know_the_inside_of_has_an_upper_bound() -> None:
