@@ -21,6 +21,7 @@ from runstream.ingest.gateway.http.front import plain_front
 from runstream.ingest.gateway.http.whole import count_bodies
 from runstream.process.tls import HANDSHAKE_S, Certificate
 from runstream.schemas.errors import ConfigError, MlflowError
+from runstream.schemas.tasks import kept_running
 
 _BACKLOG = 1024
 _NEVER_S = 1e9
@@ -171,7 +172,7 @@ async def serve(
         if certificate is None:
             servers.append(await loop.create_server(factory, sock=listener, backlog=_BACKLOG))
         else:
-            watching = asyncio.create_task(certificate.watch())
+            watching = kept_running("watching the certificate", certificate.watch)
             servers.append(
                 await loop.create_server(
                     factory,

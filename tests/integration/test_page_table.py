@@ -100,8 +100,9 @@ def test_a_picked_run_has_its_colour_in_table_plot_and_curves(tab: Any, data: Da
     until(tab, f"() => runstreamPage.table.plots.drawn === {RUNS}")
     tab.locator(".grid-row .lead").first.click()
     until(tab, "() => document.querySelectorAll('.chip[data-run]').length === 1")
-    stroke = "selector => document.querySelector(selector)?.getAttribute('stroke')"
-    assert tab.evaluate(stroke, ".grid-row.chosen path") == tab.evaluate(stroke, ".chip path")
+    stroke = "document.querySelector('{}')?.getAttribute('stroke')"
+    row, chip = stroke.format(".grid-row.chosen path"), stroke.format(".chip path")
+    until(tab, f"() => !!{row} && {row} === {chip}")
     tab.locator("#table-tools").get_by_text("Parallel").click()
     until(tab, f"() => runstreamPage.table.plots.drawn === {RUNS}")
     tab.locator(".views").get_by_text("Curves").click()

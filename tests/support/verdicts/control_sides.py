@@ -14,7 +14,7 @@ from support.verdicts.requests import UNKNOWN, Request
 _ID = re.compile(rb"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 # What differs by nature: times of now, random names, and experiments' numbers where they stand for one.
 _TIME = re.compile(rb"(?<![0-9])1[0-9]{12}(?![0-9])")
-_NAME = re.compile(rb"(?<![a-z0-9-])[a-z]{3,12}-[a-z]{2,8}(?:-[0-9]{0,4})?(?![0-9a-z-])")
+_NAME = re.compile(rb"(?<![a-z0-9-])[a-z]{3,13}-[a-z]{2,8}(?:-[0-9]{0,4})?(?![0-9a-z-])")
 _NUMBER = re.compile(
     rb'("experiment_id": ?"?|artifacts:/|id=|experiment |with id |experiment_id\)=\([^)]*, )[0-9]+(?=["/, .})]|$)'
 )
