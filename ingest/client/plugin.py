@@ -7,6 +7,7 @@ is the very store that MLflow builds.
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import Any
 
@@ -22,16 +23,8 @@ _REGISTRIES = {
 
 def build_store(store_uri: str, artifact_uri: str | None = None, **_: Any) -> Any:
     """The tracking store for a server's address."""
-    wanted = _enabled or _settings.from_environment()
-    if wanted is not None:
-        try:
-            from runstream.ingest.client.store import spooling_store
-
-            return spooling_store(store_uri, wanted)
-        except ImportError as error:
-            _is_older(error)
-        except Exception as error:
-            _say(error)
+    if (store := _spooling("store", "spooling_store", store_uri)) is not None:
+        return store
     from mlflow.tracking._tracking_service.utils import _get_rest_store
 
     return _get_rest_store(store_uri)
@@ -39,19 +32,26 @@ def build_store(store_uri: str, artifact_uri: str | None = None, **_: Any) -> An
 
 def build_registry_store(store_uri: str, tracking_uri: str | None = None, **_: Any) -> Any:
     """The model registry store for a server's address."""
-    wanted = _enabled or _settings.from_environment()
-    if wanted is not None:
-        try:
-            from runstream.ingest.client.registry import spooling_registry
-
-            return spooling_registry(store_uri, wanted)
-        except ImportError as error:
-            _is_older(error)
-        except Exception as error:
-            _say(error)
+    if (store := _spooling("registry", "spooling_registry", store_uri)) is not None:
+        return store
     from mlflow.tracking._model_registry.utils import _get_rest_store
 
     return _get_rest_store(store_uri)
+
+
+def _spooling(module: str, build: str, store_uri: str) -> Any:
+    """What ``build`` of our ``module`` makes, which is imported only where somebody spools; ``None`` where MLflow's own
+    store is wanted, or all that there can be."""
+    wanted = _enabled or _settings.from_environment()
+    if wanted is None:
+        return None
+    try:
+        return getattr(importlib.import_module(f"runstream.ingest.client.{module}"), build)(store_uri, wanted)
+    except ImportError as error:
+        _is_older(error)
+    except Exception as error:
+        _say(error)
+    return None
 
 
 def _is_older(error: ImportError) -> None:

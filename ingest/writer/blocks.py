@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from runstream.schemas.names import Names
 from runstream.schemas.record import PointColumns
+from runstream.schemas.varint import varint
 
 _DICTIONARY_VERSION = 1
 # SerializationLowCardinality: the block carries the dictionary's keys itself ("additional keys").
@@ -55,8 +56,8 @@ def native_block(points: PointColumns) -> bytes:
     """The points as one block of the columns ``runstream.schemas.migrations.METRICS_COLUMNS``, in their order."""
     return b"".join(
         [
-            _varuint(5),
-            _varuint(len(points)),
+            varint(5),
+            varint(len(points)),
             _header("run_id", "LowCardinality(String)"),
             *_low_cardinality(Names.of(points.runs), points.run_codes),
             _header("key", "LowCardinality(String)"),
@@ -117,13 +118,3 @@ def _strings(names: Names) -> bytes:
 
 def _header(name: str, kind: str) -> bytes:
     return _strings(Names.of([name, kind]))
-
-
-def _varuint(number: int) -> bytes:
-    """LEB128, as everywhere in ClickHouse's formats."""
-    encoded = bytearray()
-    while number >= 0x80:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)

@@ -9,6 +9,8 @@ from typing import Any
 
 from crc32c import crc32c
 
+from runstream.schemas.varint import varint
+
 _MASK_DELTA = 0xA282EAD8
 # A SummaryMetadata: plugin_data {plugin_name: "scalars"}, data_class: DATA_CLASS_SCALAR.
 _METADATA = b"\x0a\x09\x0a\x07scalars\x20\x01"
@@ -36,7 +38,7 @@ class EventWriter:
                 tag = self._prefixes[key] = _field(1, key.encode())
             tensor = _TENSOR + bits[8 * place : 8 * place + 8]
             value = tag + _field(8, tensor) + _field(9, _METADATA)
-            event = b"\x09" + struct.pack("<d", time_ms / 1000) + b"\x10" + _varint(step & (1 << 64) - 1)
+            event = b"\x09" + struct.pack("<d", time_ms / 1000) + b"\x10" + varint(step & (1 << 64) - 1)
             self._write(event + _field(5, _field(1, value)))
 
     def _write(self, event: bytes) -> None:
@@ -56,13 +58,4 @@ def _crc(data: bytes) -> bytes:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number >= 0x80:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+    return varint(number << 3 | 2) + varint(len(content)) + content

@@ -20,6 +20,7 @@ from runstream.ingest.writer.pipeline import Writer
 from runstream.schemas.ports.barrier import Barrier
 from support.clickhouse_engine import shared_database
 from support.kafka import shared_servers
+from support.metadata import writers_tables
 from support.points import record
 
 # A writer of this kind writes when somebody waits, and never by itself.
@@ -87,14 +88,7 @@ class Setting:
 
 @pytest.fixture(params=["local", "kafka"])
 async def setting(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Setting]:
-    metadata = tmp_path / "mlflow.db"
-    with sqlite3.connect(metadata) as connection:
-        connection.executescript(
-            "CREATE TABLE runs (run_uuid VARCHAR(32) PRIMARY KEY);"
-            "CREATE TABLE latest_metrics (key VARCHAR(250), value FLOAT NOT NULL, timestamp BIGINT,"
-            " step BIGINT NOT NULL, is_nan BOOLEAN NOT NULL, run_uuid VARCHAR(32), PRIMARY KEY (key, run_uuid));"
-        )
-    connection.close()
+    metadata = writers_tables(tmp_path / "mlflow.db")
     backend: LocalBackend | KafkaBackend
     if request.param == "kafka":
         backend = KafkaBackend(shared_servers(request.config))

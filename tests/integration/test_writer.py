@@ -32,6 +32,7 @@ from runstream.schemas.ports.database import Database, DatabaseError
 from runstream.schemas.record import PointColumns
 from support.chdb_http import ChdbServer, Fault, chdb_server
 from support.memory_queue import MemoryConsumer, MemoryQueue
+from support.metadata import writers_tables
 from support.points import Row, record
 
 ROOT = Path(__file__).parents[2]
@@ -113,16 +114,7 @@ def place(server: ChdbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     database = connect(url)
     migrate(database, Flavour())
     database.execute("SYSTEM STOP MERGES metrics")
-    metadata = tmp_path / "mlflow.db"
-    with sqlite3.connect(metadata) as connection:
-        connection.executescript(
-            "CREATE TABLE runs (run_uuid VARCHAR(32) PRIMARY KEY);"
-            "CREATE TABLE latest_metrics (key VARCHAR(250), value FLOAT NOT NULL, timestamp BIGINT,"
-            " step BIGINT NOT NULL, is_nan BOOLEAN NOT NULL, run_uuid VARCHAR(32),"
-            " PRIMARY KEY (key, run_uuid));"
-            "INSERT INTO runs VALUES ('r0'), ('r1')"
-        )
-    connection.close()
+    metadata = writers_tables(tmp_path / "mlflow.db", "r0", "r1")
     yield Place(server, url, database, metadata)
     server.faults()
     database.close()
@@ -683,6 +675,7 @@ from runstream.ingest.writer.pipeline import Writer
 from runstream.clickhouse import connect
 from runstream.roles.storage import writing
 from runstream.process.http import stop_on_signals
+from support.metadata import writers_tables
 from support.memory_queue import MemoryConsumer, MemoryQueue
 
 async def main(url, metadata, payload):

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
 
-import requests
+from support.forwarding import Forwarding
 
 
 class FlakyProxy:
@@ -24,41 +23,21 @@ class FlakyProxy:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever)
 
-    def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+    def _handler(proxy) -> type[Forwarding]:  # noqa: N805
+        class Handler(Forwarding):
             def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = self.body()
                 with proxy._lock:
                     turn = next(proxy._turns)
                     proxy.failed += turn != "pass"
                 if turn == "before":
                     self.reply(502, b"<html>Bad Gateway</html>")
                     return
-                sent = {
-                    key: value
-                    for key, value in self.headers.items()
-                    if key.lower() not in ("host", "connection")
-                }
-                answer = requests.request(
-                    self.command, proxy._target + self.path, data=body, headers=sent, timeout=60
-                )
+                answer = self.ask(proxy._target, body)
                 if turn == "after":
                     self.reply(502, b"<html>Bad Gateway</html>")
                 else:
                     self.reply(answer.status_code, answer.content)
-
-            def reply(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Quiet."""
 
         return Handler
 

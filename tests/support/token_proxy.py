@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import secrets
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-import requests
+from support.forwarding import Forwarding
 
 
 class TokenProxy:
@@ -49,40 +48,19 @@ class TokenProxy:
             else:
                 self.spoil()
 
-    def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+    def _handler(proxy) -> type[Forwarding]:  # noqa: N805
+        class Handler(Forwarding):
             def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = self.body()
                 given = self.headers.get("Authorization", "")
                 ours = self.headers.get("User-Agent", "").startswith("runstream-client")
                 taken = (proxy._token, proxy._coming) if ours else (proxy.lasting,)
                 if given not in [f"Bearer {token}" for token in taken]:
                     proxy.refused += 1
-                    self.reply(401, b'{"message": "the token has expired"}')
+                    self.reply(401, b'{"message": "the token has expired"}', Content_Type="application/json")
                     return
-                sent = {
-                    key: value
-                    for key, value in self.headers.items()
-                    if key.lower() not in ("host", "authorization", "connection")
-                }
-                answer = requests.request(
-                    self.command, proxy._target + self.path, data=body, headers=sent, timeout=60
-                )
-                self.reply(answer.status_code, answer.content)
-
-            def reply(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Quiet."""
+                answer = self.ask(proxy._target, body, "authorization")
+                self.reply(answer.status_code, answer.content, Content_Type="application/json")
 
         return Handler
 
